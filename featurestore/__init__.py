@@ -1,0 +1,1 @@
+"""An offline feature store for radio source localization."""

@@ -1,0 +1,299 @@
+"""The only object store: one code path for `s3://bucket/prefix` and `file:///dir`, by way of obstore.
+
+Credentials, region and endpoint of S3 come from where its users already keep them (environment, profiles, instance
+roles), found by boto3; requests are made by obstore, which retries throttling, 5xx and broken connections with
+exponential backoff and jitter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import boto3
+import obstore
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, S3Store
+
+from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError
+
+CONNECT_TIMEOUT = timedelta(seconds=5)
+REQUEST_TIMEOUT = timedelta(seconds=120)
+RETRY_TIMEOUT = timedelta(seconds=60)
+"""How long a request is tried again before its service counts as unavailable."""
+
+LIST_PAGE = 1000
+
+WritableBytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says of one object; `key` is relative to the location that was listed."""
+
+    key: str
+    size_bytes: int
+    etag: str | None
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class Location:
+    """A URL under which objects live: `s3://bucket/prefix` or `file:///dir`.
+
+    Raises:
+        UsageError: when `url` has another scheme, no bucket, or carries credentials.
+    """
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Accept a URL or a local path, and return its normal form (absolute, no trailing slash)."""
+        if "://" not in text:
+            return cls(Path(text).expanduser().absolute().as_uri())
+        return cls(text.rstrip("/") if text.rstrip("/") != "file:" else text)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.username or parts.password:
+            raise UsageError(
+                f"{parts.scheme}://…@{parts.hostname} carries credentials in its URL; "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile) instead"
+            )
+        if parts.scheme == "s3" and parts.netloc:
+            return
+        if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+            return
+        raise UsageError(f"location {self.url!r} is not usable; expected s3://BUCKET/PREFIX or file:///DIRECTORY")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_local(self) -> bool:
+        """True for `file://`."""
+        return self.url.startswith("file:")
+
+    @property
+    def directory(self) -> Path:
+        """The directory of a `file://` location."""
+        return Path(unquote(urlsplit(self.url).path))
+
+    def child(self, *parts: str) -> Location:
+        """The location below this one."""
+        return Location("/".join([self.url, *parts]))
+
+
+class Objects:
+    """The objects under one location. Keys are relative to it, with `/` between their parts.
+
+    Every method raises `ServiceUnavailableError` when the server stays away, and `StoreError` when it refuses.
+    Instances can be sent to other processes: they carry the URL and reconnect there with that process's credentials.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+
+    @cached_property
+    def store(self) -> LocalStore | S3Store:
+        """The obstore store underneath, for libraries that take one (zarr). A local directory is created on first use."""
+        if self.location.is_local:
+            try:
+                return LocalStore(self.location.directory, mkdir=True)
+            except OSError as error:
+                raise StoreError(f"{self.location}: {_reason(error)}") from error
+        return _connect_s3(self.location)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_objects, (self.location.url,)
+
+    def __repr__(self) -> str:
+        return f"Objects({self.location.url!r})"
+
+    def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object below `prefix` (whole path segments), with what the listing says of it."""
+        if self._absent():
+            return
+        try:
+            for page in obstore.list(self.store, prefix or None, chunk_size=LIST_PAGE):
+                for meta in page:
+                    yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+        except Exception as error:
+            raise self._explain(error, prefix) from error
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The names directly below `prefix` ("folders" and objects), sorted: one listing with a delimiter."""
+        if self._absent():
+            return []
+        try:
+            result = obstore.list_with_delimiter(self.store, prefix or None)
+        except Exception as error:
+            raise self._explain(error, prefix) from error
+        paths = [*result["common_prefixes"], *(meta["path"] for meta in result["objects"])]
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def get(self, key: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            FileNotFoundError: when there is no such object.
+        """
+        try:
+            return obstore.get(self.store, key).bytes().to_bytes()
+        except Exception as error:
+            raise self._explain(error, key) from error
+
+    def get_json(self, key: str) -> Any:
+        """The object, parsed as JSON. `FileNotFoundError` when absent, `StoreError` when it is not JSON."""
+        try:
+            return json.loads(self.get(key))
+        except ValueError as error:
+            raise StoreError(f"{self._name(key)} is not valid JSON ({error}); it is damaged") from error
+
+    def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int]) -> Sequence[obstore.Bytes]:
+        """The bytes `[start, end)` of each range, each its own request; nothing in between is read.
+
+        Raises:
+            FileNotFoundError: when there is no such object.
+        """
+        try:
+            return obstore.get_ranges(self.store, key, starts=starts, ends=ends, coalesce=0)
+        except Exception as error:
+            raise self._explain(error, key) from error
+
+    def put(self, key: str, data: WritableBytes, *, create: bool = False) -> bool:
+        """Write the object whole: readers see all of it or nothing of it.
+
+        Args:
+            key: where.
+            data: its bytes; a contiguous uint8 buffer.
+            create: write only if there is no such object yet (atomic).
+
+        Returns:
+            False when `create` is set and the object was already there; else True.
+        """
+        try:
+            obstore.put(self.store, key, data, mode="create" if create else "overwrite", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except Exception as error:
+            raise self._explain(error, key) from error
+        return True
+
+    def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
+        """Write `value` as indented JSON; see `put`."""
+        return self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), create=create)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is already gone is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self.store, key)
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                raise self._explain(error, key) from error
+
+    def check(self) -> None:
+        """Find out early, and without patience, whether the location can be listed: server, bucket and credentials."""
+        if self._absent():
+            raise UsageError(f"directory {self.location.directory} does not exist; create it or correct {self.location}")
+        store = self.store if self.location.is_local else _connect_s3(self.location, retry_timeout=timedelta(seconds=3))
+        try:
+            next(iter(obstore.list(store, chunk_size=1)), None)
+        except Exception as error:
+            raise self._explain(error, "") from error
+
+    def _absent(self) -> bool:
+        return self.location.is_local and not self.location.directory.is_dir()
+
+    def _name(self, key: str) -> str:
+        return f"{self.location.url}/{key}" if key else self.location.url
+
+    def _explain(self, error: Exception, key: str) -> Exception:
+        """Our error for obstore's, naming the object; errors that are ours already, or no object's, stay as they are."""
+        if isinstance(error, HeimdallError) or not isinstance(error, BaseError | OSError):
+            return error
+        name = self._name(key)
+        reason = _reason(error)
+        bucket = urlsplit(self.location.url).netloc
+        if "NoSuchBucket" in str(error):
+            return StoreError(f"bucket {bucket!r} of {name} does not exist; create it or correct the URL")
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(f"{name} does not exist")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "InvalidAccessKeyId" in str(error):
+            return StoreError(
+                f"access to {name} was refused ({reason}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
+                "and what they may do with the bucket"
+            )
+        if self.location.is_local:
+            return StoreError(f"{name}: {reason}")
+        status = re.search(r"status(?: code)?:? (\d{3})", str(error))
+        if status and status[1].startswith("4") and status[1] not in ("408", "429"):
+            return StoreError(f"{name}: the object store answered {reason}")
+        return ServiceUnavailableError(
+            f"the object store of {name} does not answer ({reason}); check AWS_ENDPOINT_URL and the network, then try again"
+        )
+
+
+@lru_cache(maxsize=64)
+def open_objects(url: str) -> Objects:
+    """The objects under `url`, connected once per process."""
+    return Objects(Location.parse(url))
+
+
+def _connect_s3(location: Location, retry_timeout: timedelta = RETRY_TIMEOUT) -> S3Store:
+    parts = urlsplit(location.url)
+    session = boto3.Session()
+    client = session.client("s3")  # knows the endpoint and the region from environment, profile and defaults alike
+    endpoint = client.meta.endpoint_url
+    is_aws = ".amazonaws.com" in endpoint
+    region = client.meta.region_name
+    try:
+        credentials = Boto3CredentialProvider(session)
+    except ValueError as error:
+        raise UsageError(
+            f"no S3 credentials for {location}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
+    return S3Store(
+        parts.netloc,
+        prefix=parts.path.strip("/") or None,
+        config={
+            "region": "us-east-1" if region in (None, "aws-global") else region,
+            "virtual_hosted_style_request": is_aws,
+            **({} if is_aws else {"endpoint": endpoint}),
+        },
+        client_options={
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": CONNECT_TIMEOUT,
+            "timeout": REQUEST_TIMEOUT,
+        },
+        retry_config={"retry_timeout": retry_timeout, "max_retries": 12},
+        credential_provider=credentials,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The telling part of an obstore error: its first line, or the server's own words."""
+    text = str(error)
+    for pattern in (r"<Message>([^<]+)</Message>", r"<Code>([^<]+)</Code>"):
+        if match := re.search(pattern, text):
+            return match[1]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

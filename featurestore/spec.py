@@ -1,0 +1,190 @@
+"""What decides a tensor's values (`FeatureSpec`) and which split a row falls in (`SplitSpec`): frozen, validated, named by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from featurestore.errors import UsageError
+
+ID_DIGITS = 12
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: keys sorted, no spaces, integral numbers without a fraction (as RFC 8785 has it)."""
+    return json.dumps(_integral(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(text: str | bytes) -> str:
+    """The first 12 hex digits of SHA-256: the name of specs, bases, segments and feature sets."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:ID_DIGITS]
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _integral(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_integral(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Every parameter that changes a tensor's values.
+
+    Attributes:
+        sample_rate_hz: rate that captures must have.
+        n_fft: STFT frame length in samples.
+        hop_length: samples from one frame to the next.
+        window: name of the taper, as `scipy.signal.get_window` knows it (periodic).
+        n_mels: number of mel bands.
+        f_min_hz: lower edge of the lowest band.
+        f_max_hz: upper edge of the highest band; `None` means half the sample rate.
+        n_frames: frames per tensor.
+        windows_per_capture: tensors taken from each capture, evenly spread over it.
+        floor_db: level in dBFS below which nothing is told apart.
+        n_mfcc: 0 stores log-mel bands; k > 0 stores the first k cepstral coefficients instead.
+
+    Raises:
+        UsageError: when a value is impossible; the message names it.
+    """
+
+    sample_rate_hz: float = 192_000
+    n_fft: int = 2048
+    hop_length: int = 512
+    window: str = "hann"
+    n_mels: int = 128
+    f_min_hz: float = 0
+    f_max_hz: float | None = None
+    n_frames: int = 32
+    windows_per_capture: int = 1
+    floor_db: float = -120
+    n_mfcc: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_fft", "hop_length", "n_mels", "n_frames", "windows_per_capture"):
+            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number of at least 1")
+        _require(math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0, self, "sample_rate_hz", "a rate above 0 Hz")
+        if self.f_max_hz is None:
+            object.__setattr__(self, "f_max_hz", self.sample_rate_hz / 2)
+        _require(self.n_fft >= 4, self, "n_fft", "at least 4")
+        _require(0 <= self.f_min_hz < self.f_max, self, "f_min_hz", f"at least 0 and below f_max_hz = {self.f_max}")
+        _require(self.f_max <= self.sample_rate_hz / 2, self, "f_max_hz", f"at most half the sample rate, {self.sample_rate_hz / 2}")
+        _require(self.windows_per_capture <= 32_767, self, "windows_per_capture", "at most 32767")
+        _require(-300 <= self.floor_db < 0, self, "floor_db", "between -300 and 0 dBFS")
+        _require(0 <= self.n_mfcc <= self.n_mels, self, "n_mfcc", f"between 0 (off) and n_mels = {self.n_mels}")
+        _require(re.fullmatch(r"[a-z0-9_]+", self.window) is not None, self, "window", "the name of a scipy.signal window")
+
+    @property
+    def f_max(self) -> float:
+        """`f_max_hz`, resolved."""
+        return self.sample_rate_hz / 2 if self.f_max_hz is None else self.f_max_hz
+
+    @property
+    def span(self) -> int:
+        """Samples that one window covers."""
+        return self.n_fft + (self.n_frames - 1) * self.hop_length
+
+    @property
+    def n_bands(self) -> int:
+        """Length of the tensor's second axis: mel bands, or cepstral coefficients when `n_mfcc` is set."""
+        return self.n_mfcc or self.n_mels
+
+    @property
+    def tensor_shape(self) -> tuple[int, int, int]:
+        """(channel, mel, frame) of one stored tensor."""
+        return (3, self.n_bands, self.n_frames)
+
+    def starts(self, n_samples: int) -> list[int]:
+        """First sample of each window in a capture of `n_samples`, which must be at least `span`."""
+        spare = n_samples - self.span
+        last = self.windows_per_capture - 1
+        return [k * spare // last for k in range(last + 1)] if last else [spare // 2]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, with `f_max_hz` resolved."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> Self:
+        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            odd = sorted(names.symmetric_difference(values))
+            raise UsageError(f"{source} is not a spec this version understands: fields {', '.join(odd)} differ; use a matching version")
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """The spec's name: digest of its canonical JSON."""
+        return digest(self.canonical())
+
+    def canonical(self) -> str:
+        """The text that names the spec, and the content of `spec.json`."""
+        return canonical_json(self.to_json())
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Which part of the circle of sessions is train, validation and test.
+
+    Attributes:
+        val_fraction: share of validation sessions.
+        test_fraction: share of test sessions.
+        seed: turns the circle.
+        by: `session`, or `region`: sessions of one geographic grid cell stay together.
+        fold: (i, k): the validation set is [i/k, (i+1)/k), all the rest is train and there is no test set.
+        region_degrees: size of a grid cell, for `region`.
+    """
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 42
+    by: str = "session"
+    fold: tuple[int, int] | None = None
+    region_degrees: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.by in ("session", "region"), self, "by", "session or region")
+        if self.fold is not None:
+            i, k = self.fold
+            _require(k >= 2 and 0 <= i < k, self, "fold", "i/k with k of at least 2 and i from 0 to k-1, as 2/5")
+            object.__setattr__(self, "fold", (i, k))
+            object.__setattr__(self, "val_fraction", 1 / k)
+            object.__setattr__(self, "test_fraction", 0.0)
+        for name in ("val_fraction", "test_fraction"):
+            _require(0 <= getattr(self, name) < 1, self, name, "a share from 0 to below 1")
+        _require(self.val_fraction + self.test_fraction < 1, self, "val_fraction", "shares that leave something to train on")
+        if self.by == "session":
+            _require(self.region_degrees is None, self, "region_degrees", "nothing, unless split by region")
+        else:
+            object.__setattr__(self, "region_degrees", 0.1 if self.region_degrees is None else self.region_degrees)
+            _require(0 < (self.region_degrees or 0) <= 90, self, "region_degrees", "a cell size in (0, 90] degrees")
+
+    @classmethod
+    def parse_fold(cls, text: str) -> tuple[int, int]:
+        """`"2/5"` as (2, 5)."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None:
+            raise UsageError(f"fold is {text!r}; wanted i/k, as 2/5")
+        return int(match[1]), int(match[2])
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(end of train, end of validation) on the circle, when there is no fold."""
+        return round(1 - self.val_fraction - self.test_fraction, 12), round(1 - self.test_fraction, 12)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; `fold` as `"i/k"`."""
+        return {**asdict(self), "fold": None if self.fold is None else f"{self.fold[0]}/{self.fold[1]}"}
+
+
+def _require(valid: bool, spec: FeatureSpec | SplitSpec, name: str, wanted: str) -> None:
+    if not valid:
+        raise UsageError(f"{name} is {getattr(spec, name)!r}; wanted {wanted}")
