@@ -138,7 +138,9 @@ def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
         changed = sql.SQL(" OR ").join(
             sql.SQL("(i.{0} IS NOT NULL AND m.{0} IS DISTINCT FROM i.{0})").format(sql.Identifier(name)) for name in updatable
         )
-        assignments = sql.SQL(", ").join(sql.SQL("{0} = COALESCE(i.{0}, m.{0})").format(sql.Identifier(name)) for name in updatable)
+        assignments = sql.SQL(", ").join(
+            sql.SQL("{0} = COALESCE(i.{0}, m.{0})").format(sql.Identifier(name)) for name in updatable
+        )
         cursor.execute(
             sql.SQL(
                 "UPDATE measurements m SET {assignments} FROM incoming i"
@@ -205,7 +207,7 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
 
 def _check_columns(connection: psycopg.Connection, source: str) -> set[str]:
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM (\n{source}\n) AS catalog LIMIT 0")
+        cursor.execute(f"SELECT * FROM (\n{source}\n) AS catalog LIMIT 0")  # noqa: S608 - the query is the user's own
         names = {column.name for column in cursor.description or ()}
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
@@ -218,7 +220,7 @@ def _check_columns(connection: psycopg.Connection, source: str) -> set[str]:
 
 def _snapshot_query(source: str, limit: int | None, *, filtered: bool) -> LiteralString:
     """The source query, cast to the types of the table on the server, so that one reader serves every catalog."""
-    text = f"""
+    return f"""
         SELECT id::bigint, uuid_send(session_id::uuid), websdr_id::int,
                latitude::float8, longitude::float8, frequency_mhz::float8, sample_rate_hz::float8, snr_db::float8,
                CASE WHEN isfinite("timestamp"::timestamptz)
@@ -226,8 +228,7 @@ def _snapshot_query(source: str, limit: int | None, *, filtered: bool) -> Litera
                     ELSE -9223372036854775807 - 1 END,
                NULLIF(iq_key, 'sessions/' || session_id::uuid || '/websdr_' || websdr_id::int || '.npy')
         FROM (\n{source}\n) AS catalog {"WHERE approved" if filtered else ""}
-        ORDER BY id {"" if limit is None else f"LIMIT {int(limit)}"}"""
-    return text
+        ORDER BY id {"" if limit is None else f"LIMIT {int(limit)}"}"""  # noqa: S608 - the query is the user's own
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,9 @@ def _batch(rows: list[Any], start: int) -> _Batch:
     ids, sessions, receivers, *numbers, timestamps, keys = zip(*rows, strict=True)
     for name, column in (("id", ids), ("session_id", sessions), ("websdr_id", receivers)):
         if None in column:
-            raise DataQualityError(f"the catalog holds a NULL {name} (capture id {ids[column.index(None)]}); every capture needs one")
+            raise DataQualityError(
+                f"the catalog holds a NULL {name} (capture id {ids[column.index(None)]}); every capture needs one"
+            )
     return _Batch(
         np.array(ids, np.int64),
         np.frombuffer(b"".join(sessions), np.uint8).reshape(-1, 16),
@@ -292,11 +295,15 @@ def _explain(error: psycopg.Error, conninfo: str) -> HeimdallError:
     if isinstance(error, psycopg.errors.SyntaxError | psycopg.errors.UndefinedColumn | psycopg.DataError):
         return UsageError(f"{name}: {reason}; correct the query or the values it yields")
     if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
-        return UsageError(f"--catalog is not a PostgreSQL connection string ({reason}); expected postgresql://user@host:port/database")
+        return UsageError(
+            f"--catalog is not a PostgreSQL connection string ({reason}); expected postgresql://user@host:port/database"
+        )
     if error.sqlstate is None and any(word in reason for word in ("authentication", "does not exist", "no password")):
         return UsageError(f"{name}: {reason}; check user, password and database name (PGUSER, PGPASSWORD, PGDATABASE)")
     if isinstance(error, psycopg.OperationalError):
-        return ServiceUnavailableError(f"{name} does not answer ({reason}); check host and port (PGHOST, PGPORT), then try again")
+        return ServiceUnavailableError(
+            f"{name} does not answer ({reason}); check host and port (PGHOST, PGPORT), then try again"
+        )
     return HeimdallError(f"{name}: {reason}")
 
 
@@ -307,4 +314,8 @@ def describe(conninfo: str) -> str:
     except psycopg.ProgrammingError:
         return "the catalog"
     info = {name: str(parts[name]) for name in ("host", "port", "dbname") if parts.get(name)}
-    return f"PostgreSQL {info.get('host', '')}:{info.get('port', '')}/{info.get('dbname', '')}" if info else "PostgreSQL (as PG* says)"
+    return (
+        f"PostgreSQL {info.get('host', '')}:{info.get('port', '')}/{info.get('dbname', '')}"
+        if info
+        else "PostgreSQL (as PG* says)"
+    )

@@ -1,4 +1,4 @@
-"""What decides a tensor's values (`FeatureSpec`) and which split a row falls in (`SplitSpec`): frozen, validated, named by content."""
+"""What decides a tensor's values (`FeatureSpec`) and which split a row falls in (`SplitSpec`): frozen and validated."""
 
 from __future__ import annotations
 
@@ -69,13 +69,17 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop_length", "n_mels", "n_frames", "windows_per_capture"):
-            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number of at least 1")
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number of at least 1"
+            )
         _require(math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0, self, "sample_rate_hz", "a rate above 0 Hz")
         if self.f_max_hz is None:
             object.__setattr__(self, "f_max_hz", self.sample_rate_hz / 2)
         _require(self.n_fft >= 4, self, "n_fft", "at least 4")
         _require(0 <= self.f_min_hz < self.f_max, self, "f_min_hz", f"at least 0 and below f_max_hz = {self.f_max}")
-        _require(self.f_max <= self.sample_rate_hz / 2, self, "f_max_hz", f"at most half the sample rate, {self.sample_rate_hz / 2}")
+        _require(
+            self.f_max <= self.sample_rate_hz / 2, self, "f_max_hz", f"at most half the sample rate, {self.sample_rate_hz / 2}"
+        )
         _require(self.windows_per_capture <= 32_767, self, "windows_per_capture", "at most 32767")
         _require(-300 <= self.floor_db < 0, self, "floor_db", "between -300 and 0 dBFS")
         _require(0 <= self.n_mfcc <= self.n_mels, self, "n_mfcc", f"between 0 (off) and n_mels = {self.n_mels}")
@@ -117,7 +121,9 @@ class FeatureSpec:
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(names.symmetric_difference(values))
-            raise UsageError(f"{source} is not a spec this version understands: fields {', '.join(odd)} differ; use a matching version")
+            raise UsageError(
+                f"{source} is not a spec this version understands: fields {', '.join(odd)} differ; use a matching version"
+            )
         return cls(**values)
 
     @property
