@@ -8,11 +8,11 @@ exponential backoff and jitter.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,22 +20,22 @@ from urllib.parse import unquote, urlsplit
 import boto3
 import obstore
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 
-from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError
+from featurestore.errors import StoreError, UsageError
+from featurestore.object_errors import explain
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 REQUEST_TIMEOUT = timedelta(seconds=120)
 RETRY_TIMEOUT = timedelta(seconds=60)
 """How long a request is tried again before its service counts as unavailable."""
 
+CHECK_TIMEOUT = timedelta(seconds=3)
+"""The patience of `Objects.check`, for an answer and for trying again."""
+
 LIST_PAGE = 1000
+"""Objects per request, of a listing and of a deletion: as many as S3 allows."""
 
 WritableBytes = bytes | bytearray | memoryview
 
@@ -114,8 +114,8 @@ class Objects:
         if self.location.is_local:
             try:
                 return LocalStore(self.location.directory, mkdir=True)
-            except OSError as error:
-                raise StoreError(f"{self.location}: {_reason(error)}") from error
+            except Exception as error:
+                raise self._explain(error, "") from error
         return _connect_s3(self.location)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -199,55 +199,37 @@ class Objects:
         return self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), create=create)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; one that is already gone is no error."""
-        for key in keys:
+        """Remove objects, in requests of up to 1000 where the store can; one that is already gone is no error."""
+        remaining = iter(keys)
+        while batch := list(islice(remaining, 1 if self.location.is_local else LIST_PAGE)):
             try:
-                obstore.delete(self.store, key)
-            except FileNotFoundError:
-                continue
+                obstore.delete(self.store, batch)
             except Exception as error:
-                raise self._explain(error, key) from error
+                explained = self._explain(error, batch[0] if len(batch) == 1 else "")
+                if not isinstance(explained, FileNotFoundError):
+                    raise explained from error
 
     def check(self) -> None:
         """Find out early, and without patience, whether the location can be listed: server, bucket and credentials."""
         if self._absent():
-            raise UsageError(f"directory {self.location.directory} does not exist; create it or correct {self.location}")
-        store = self.store if self.location.is_local else _connect_s3(self.location, retry_timeout=timedelta(seconds=3))
+            raise UsageError(f"{self.location.directory} is no directory; create it or correct {self.location}")
+        store = self.store if self.location.is_local else _connect_s3(self.location, CHECK_TIMEOUT, CHECK_TIMEOUT)
         try:
             next(iter(obstore.list(store, chunk_size=1)), None)
         except Exception as error:
             raise self._explain(error, "") from error
 
     def _absent(self) -> bool:
-        return self.location.is_local and not self.location.directory.is_dir()
+        try:
+            return self.location.is_local and not self.location.directory.is_dir()
+        except OSError as error:
+            raise self._explain(error, "") from error
 
     def _name(self, key: str) -> str:
         return f"{self.location.url}/{key}" if key else self.location.url
 
     def _explain(self, error: Exception, key: str) -> Exception:
-        """Our error for obstore's, naming the object; errors that are ours already, or no object's, stay as they are."""
-        if isinstance(error, HeimdallError) or not isinstance(error, BaseError | OSError):
-            return error
-        name = self._name(key)
-        reason = _reason(error)
-        bucket = urlsplit(self.location.url).netloc
-        if "NoSuchBucket" in str(error):
-            return StoreError(f"bucket {bucket!r} of {name} does not exist; create it or correct the URL")
-        if isinstance(error, FileNotFoundError):
-            return FileNotFoundError(f"{name} does not exist")
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "InvalidAccessKeyId" in str(error):
-            return StoreError(
-                f"access to {name} was refused ({reason}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
-                "and what they may do with the bucket"
-            )
-        if self.location.is_local:
-            return StoreError(f"{name}: {reason}")
-        status = re.search(r"status(?: code)?:? (\d{3})", str(error))
-        if status and status[1].startswith("4") and status[1] not in ("408", "429"):
-            return StoreError(f"{name}: the object store answered {reason}")
-        return ServiceUnavailableError(
-            f"the object store of {name} does not answer ({reason}); check AWS_ENDPOINT_URL and the network, then try again"
-        )
+        return explain(error, self._name(key), self.location.url)
 
 
 @lru_cache(maxsize=64)
@@ -256,7 +238,9 @@ def open_objects(url: str) -> Objects:
     return Objects(Location.parse(url))
 
 
-def _connect_s3(location: Location, retry_timeout: timedelta = RETRY_TIMEOUT) -> S3Store:
+def _connect_s3(
+    location: Location, request_timeout: timedelta = REQUEST_TIMEOUT, retry_timeout: timedelta = RETRY_TIMEOUT
+) -> S3Store:
     parts = urlsplit(location.url)
     session = boto3.Session()
     client = session.client("s3")  # knows the endpoint and the region from environment, profile and defaults alike
@@ -280,20 +264,8 @@ def _connect_s3(location: Location, retry_timeout: timedelta = RETRY_TIMEOUT) ->
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": REQUEST_TIMEOUT,
+            "timeout": request_timeout,
         },
         retry_config={"retry_timeout": retry_timeout, "max_retries": 12},
         credential_provider=credentials,
     )
-
-
-def _reason(error: Exception) -> str:
-    """The telling part of an obstore error: its first line, or the server's own words."""
-    text = str(error)
-    for pattern in (r"<Message>([^<]+)</Message>", r"<Code>([^<]+)</Code>"):
-        if match := re.search(pattern, text):
-            return match[1]
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

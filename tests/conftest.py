@@ -1,0 +1,70 @@
+"""Real servers for tests: they start when the first test asks for one, once per test process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from featurestore.catalog import create_table
+from featurestore.services import SHADOWING, Running, postgres, running
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """PostgreSQL and S3, both empty but for the usual table and buckets."""
+    with running(tmp_path_factory.mktemp("services")) as services:
+        yield services
+
+
+@pytest.fixture
+def catalog(services: Running) -> Iterator[str]:
+    """The URL of a fresh database that holds an empty `measurements` table."""
+    database = f"test_{uuid.uuid4().hex[:12]}"
+    name = sql.Identifier(database)
+    with psycopg.connect(services.catalog, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        url = services.catalog.removesuffix(postgres.DATABASE) + database
+        create_table(url)
+        yield url
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def s3_environment(services: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The variables by which S3 clients find the server, set for this test; whatever else they would read is out of sight."""
+    variables = {name: value for name, value in services.environment.items() if name.startswith("AWS_")}
+    for name in SHADOWING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+    return variables
+
+
+@pytest.fixture
+def bucket(services: Running, s3_environment: dict[str, str]) -> str:
+    """The URL of a fresh, empty bucket, with the environment set so that it can be used."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    services.create_buckets(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> list[str]:
+    """What to put before a command so that it does not run as root; it may still read everything, wherever Python is."""
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("runs as root, and there is no setpriv to become somebody else")
+    capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", *capability, "--"]

@@ -1,0 +1,320 @@
+"""Recordings into real buckets and a real catalog: what arrives, what is skipped, and that twice is once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pytest
+from kiwi_writer import kiwi_wav
+from real_recordings import find_real_iq, label_rows, write_csv
+
+from featurestore.catalog import read_snapshot
+from featurestore.corpus.conversion import IngestOptions
+from featurestore.corpus.ingest import ingest
+from featurestore.corpus.ingested import Ingested, require_quality
+from featurestore.corpus.labels import parse_session
+from featurestore.errors import DataQualityError, ServiceUnavailableError, UsageError
+from featurestore.objects import Location, ObjectInfo, Objects
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE_HZ = 48_000
+POSITION: dict[str, object] = {"latitude": 45.07, "longitude": 7.69}
+
+
+def tone(n_samples: int = RATE_HZ, frequency_hz: float = 1000.0) -> npt.NDArray[np.complex64]:
+    return np.asarray(0.5 * np.exp(2j * np.pi * frequency_hz / RATE_HZ * np.arange(n_samples)), np.complex64)
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """One session heard by two receivers, as .npy and .cf32, and their labels."""
+    directory = tmp_path / "recordings"
+    directory.mkdir()
+    np.save(directory / "a.npy", tone())
+    tone().tofile(directory / "b.cf32")
+    shared = POSITION | {"session_id": "test", "sample_rate_hz": RATE_HZ, "timestamp": "2024-05-06T07:08:09", "approved": True}
+    write_csv(
+        tmp_path / "labels.csv",
+        [
+            shared | {"file": "a.npy", "websdr_id": 1, "frequency_mhz": 144.8},
+            shared | {"file": "b.cf32", "websdr_id": 2, "frequency_mhz": 144.8},
+        ],
+    )
+    return directory
+
+
+def bring(recordings: Path, raw: str | Path, catalog: str, options: IngestOptions | None = None) -> Ingested:
+    return ingest(recordings, recordings.parent / "labels.csv", Location.parse(str(raw)), catalog, options)
+
+
+def load(raw: str | Path, key: str) -> npt.NDArray[Any]:
+    return np.asarray(np.load(io.BytesIO(Objects(Location.parse(str(raw))).get(key)), allow_pickle=False))
+
+
+def listing(raw: str | Path) -> dict[str, ObjectInfo]:
+    return {info.key: info for info in Objects(Location.parse(str(raw))).walk()}
+
+
+def rows(catalog: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(catalog) as connection:
+        return connection.execute("SELECT * FROM measurements ORDER BY id").fetchall()
+
+
+def test_captures_and_rows_arrive(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    result = bring(recordings, tmp_path / "raw", catalog)
+    assert (result.recordings, result.captures, result.written, result.unchanged) == (2, 2, 2, 0)
+    assert (result.catalog.inserted, result.skipped, result.unlabelled) == (2, [], 0)
+    snapshot = read_snapshot(catalog)
+    session = parse_session("test")
+    assert [snapshot.key(index) for index in range(2)] == [f"sessions/{session}/websdr_{n}.npy" for n in (1, 2)]
+    assert snapshot.custom_keys == {}
+    assert snapshot.position.tolist() == [[45.07, 7.69]] * 2
+    assert snapshot.sample_rate_hz.tolist() == [RATE_HZ] * 2
+    assert snapshot.frequency_mhz.tolist() == pytest.approx([144.8] * 2)
+    assert snapshot.timestamp[0] == datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC).timestamp() * 1e9
+    for index in range(2):
+        samples = load(tmp_path / "raw", snapshot.key(index))
+        assert samples.dtype == np.complex64
+        np.testing.assert_array_equal(samples, tone())
+
+
+@pytest.mark.parametrize("place", ["file", "s3"])
+def test_twice_is_once(recordings: Path, tmp_path: Path, catalog: str, place: str, request: pytest.FixtureRequest) -> None:
+    raw = str(tmp_path / "raw") if place == "file" else f"{request.getfixturevalue('bucket')}/some/prefix"
+    bring(recordings, raw, catalog)
+    before, rows_before = listing(raw), rows(catalog)
+    again = bring(recordings, raw, catalog, IngestOptions(jobs=4))
+    assert (again.captures, again.written, again.unchanged, again.bytes_written) == (2, 0, 2, 0)
+    assert (again.catalog.inserted, again.catalog.updated, again.catalog.unchanged) == (0, 0, 2)
+    assert listing(raw) == before  # ETags and times too, hence every source digest
+    assert rows(catalog) == rows_before
+
+
+def test_only_what_changed_is_written(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    bring(recordings, tmp_path / "raw", catalog)
+    before = listing(tmp_path / "raw")
+    (tone() * np.complex64(1j)).tofile(recordings / "b.cf32")  # same size, other bytes
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("45.07,7.69,test", "45.08,7.69,test", 1))
+    again = bring(recordings, tmp_path / "raw", catalog)
+    assert (again.written, again.unchanged) == (1, 1)
+    assert (again.catalog.updated, again.catalog.unchanged) == (1, 1)
+    changed = [key for key, info in listing(tmp_path / "raw").items() if info != before[key]]
+    assert changed == [f"sessions/{parse_session('test')}/websdr_2.npy"]
+    assert [note.file for note in again.notes] == ["b.cf32"]  # the two positions of the session differ now
+
+
+def test_an_empty_approval_keeps_what_people_decided(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace(",True,", ",,"))
+    bring(recordings, tmp_path / "raw", catalog)
+    assert len(read_snapshot(catalog)) == 0
+    with psycopg.connect(catalog) as connection:
+        connection.execute("UPDATE measurements SET approved = TRUE")
+    assert bring(recordings, tmp_path / "raw", catalog).catalog.unchanged == 2
+    assert len(read_snapshot(catalog)) == 2
+
+
+def test_swap_mirrors_the_spectrum(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    def peak_hz(raw: Path, receiver: int) -> float:
+        samples = load(raw, f"sessions/{parse_session('test')}/websdr_{receiver}.npy")
+        return float(np.fft.fftfreq(len(samples), 1 / RATE_HZ)[np.abs(np.fft.fft(samples)).argmax()])
+
+    bring(recordings, tmp_path / "plain", catalog)
+    bring(recordings, tmp_path / "swapped", catalog, IngestOptions(swap_iq=True))
+    assert [peak_hz(tmp_path / "plain", n) for n in (1, 2)] == [1000, 1000]
+    assert [peak_hz(tmp_path / "swapped", n) for n in (1, 2)] == [-1000, -1000]
+    labels = tmp_path / "labels.csv"
+    header, first, second, *_ = labels.read_text().splitlines()
+    labels.write_text(f"{header},swap_iq\n{first},no\n{second},\n")
+    bring(recordings, tmp_path / "mixed", catalog, IngestOptions(swap_iq=True))
+    assert [peak_hz(tmp_path / "mixed", n) for n in (1, 2)] == [1000, -1000]
+
+
+def test_resampled_captures_have_exactly_the_rate_asked_for(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    bring(recordings, tmp_path / "raw", catalog, IngestOptions(resample_to_hz=192_000, dtype="complex128"))
+    snapshot = read_snapshot(catalog)
+    assert snapshot.sample_rate_hz.tolist() == [192_000.0] * 2
+    samples = load(tmp_path / "raw", snapshot.key(0))
+    assert samples.dtype == np.complex128
+    assert samples.shape == (192_000,)
+    wanted = 0.5 * np.exp(2j * np.pi * 1000 / 192_000 * np.arange(192_000))
+    np.testing.assert_allclose(samples[500:-500], wanted[500:-500], atol=1e-3)
+
+
+def test_cuts_of_all_receivers_share_their_sessions(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    result = bring(recordings, tmp_path / "raw", catalog, IngestOptions(split_seconds=0.3, resample_to_hz=96_000))
+    assert (result.recordings, result.captures) == (2, 6)  # 1 s holds three cuts of 0.3 s each
+    snapshot = read_snapshot(catalog)
+    sessions = [uuid.UUID(bytes=name.tobytes()) for name in snapshot.session_id]
+    assert sessions[:3] == sessions[3:] == [uuid.uuid5(parse_session("test"), str(k)) for k in range(3)]
+    assert (np.diff(snapshot.timestamp[:3]) == 300_000_000).all()
+    bring(recordings, tmp_path / "whole", catalog, IngestOptions(resample_to_hz=96_000))
+    whole = load(tmp_path / "whole", f"sessions/{parse_session('test')}/websdr_1.npy")
+    cuts = np.concatenate([load(tmp_path / "raw", snapshot.key(k)) for k in range(3)])
+    np.testing.assert_allclose(cuts, whole[: 3 * 28_800], atol=1e-6)
+
+
+def test_what_cannot_go_in_is_told_and_the_rest_goes_in(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    tone().tofile(recordings / "no_rate.complex")
+    tone().tofile(recordings / "unlabelled.cf32")
+    (recordings / "broken.wav").write_bytes(b"RIFF....WAVEgarbage")
+    np.save(recordings / "nan.npy", np.full(100, np.nan, np.complex64))
+    np.save(recordings / "huge.npy", np.full(100, 1e300, np.complex128))
+    (recordings / "kiwi.wav").write_bytes(kiwi_wav())
+    stated = {
+        "no_rate.complex": "",
+        "broken.wav": "",
+        "nan.npy": 1000,
+        "huge.npy": 1000,
+        "/": 1000,
+        "x" * 300: 1000,
+        "kiwi.wav": 48_000,
+        "absent.cu8": 1000,
+        "../labels.csv": 1000,
+    }
+    each = POSITION | {"websdr_id": 9, "session_id": ""}
+    labels = [each | {"file": name, "sample_rate_hz": rate_hz} for name, rate_hz in stated.items()]
+    good = POSITION | {"websdr_id": 1, "session_id": "s", "sample_rate_hz": RATE_HZ}
+    labels += [good | {"file": "a.npy"}, good | {"file": "b.cf32"}, good | {"file": "b.cf32", "websdr_id": 1.5}]
+    write_csv(tmp_path / "labels.csv", [{key: row[key] for key in good | {"file": ""}} for row in labels])
+    result = bring(recordings, tmp_path / "raw", catalog)
+    reasons = {remark.file: remark.text for remark in result.skipped if remark.file != "b.cf32"}
+    assert reasons == {
+        "no_rate.complex": "states no sample rate; add sample_rate_hz to its label or give --sample-rate-hz",
+        "broken.wav": "has no fmt chunk, so its sample format is unknown; it is damaged",
+        "nan.npy": "holds samples that are NaN or infinite; record or convert it again",
+        "huge.npy": "holds samples that are NaN or infinite; record or convert it again",
+        "/": "does not exist; correct the name in the labels",
+        "x" * 300: "cannot be opened: File name too long",
+        "kiwi.wav": "its header says 12001.1 Hz, its label sample_rate_hz 48000; correct the wrong one",
+        "absent.cu8": "does not exist; correct the name in the labels",
+        "../labels.csv": reasons["../labels.csv"],
+    }
+    assert "does not tell its format" in reasons["../labels.csv"]
+    twice, unusable = sorted(remark.text for remark in result.skipped if remark.file == "b.cf32")
+    assert twice.startswith("a.npy has the same session and receiver (websdr_id 1, session")
+    assert unusable.startswith("its label has websdr_id '1.5'")
+    assert (result.recordings, result.unlabelled) == (1, 1)
+    assert len(listing(tmp_path / "raw")) == len(rows(catalog)) == 1
+    require_quality(result, strict=False)
+    with pytest.raises(DataQualityError, match="11 recordings were skipped"):
+        require_quality(result, strict=True)
+
+
+def test_the_same_content_without_session_is_one_capture(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    tone().tofile(recordings / "copy.cf32")
+    row = POSITION | {"websdr_id": 1, "session_id": "", "sample_rate_hz": RATE_HZ}
+    write_csv(tmp_path / "labels.csv", [row | {"file": "b.cf32"}, row | {"file": "copy.cf32"}])
+    result = bring(recordings, tmp_path / "raw", catalog)
+    assert result.captures == 1
+    assert [remark.file for remark in result.skipped] == ["copy.cf32"]
+
+
+def test_values_far_above_full_scale_are_noted(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    (tone() * np.float32(4096)).tofile(recordings / "b.cf32")
+    notes = bring(recordings, tmp_path / "raw", catalog).notes
+    assert [(note.file, note.text) for note in notes] == [
+        ("b.cf32", "reaches 2048 where full scale is 1; scale it, or name its format")
+    ]
+
+
+def test_recordings_shorter_than_a_cut(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    result = bring(recordings, tmp_path / "raw", catalog, IngestOptions(split_seconds=2))
+    assert {remark.text for remark in result.skipped} == {"lasts 1.000 s, less than one cut of 2 s (--split-seconds)"}
+    with pytest.raises(DataQualityError, match="no recording could be ingested"):
+        require_quality(result, strict=False)
+
+
+def test_a_server_that_is_away_is_no_fault_of_the_files(
+    recordings: Path, tmp_path: Path, catalog: str, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(ServiceUnavailableError):
+        bring(recordings, "s3://captures", catalog)
+    with pytest.raises(ServiceUnavailableError):
+        bring(recordings, tmp_path / "raw", "postgresql://nobody@127.0.0.1:9/none")
+
+
+@pytest.mark.parametrize("name", ["resample_to_hz", "sample_rate_hz", "split_seconds", "jobs", "dtype"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("-inf")])
+def test_options_that_cannot_be(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        IngestOptions(**{name: value})
+
+
+def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), "ingest", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def test_command_line(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    arguments = [str(recordings), "--labels", str(tmp_path / "labels.csv"), "--raw", str(tmp_path / "raw")]
+    first = run_cli(*arguments, HEIMDALL_INGEST_CATALOG=catalog)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("2 recordings → 2 captures: 2 written (0.8 MB), 0 unchanged, in ")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("b.cf32", "gone.cf32"))
+    second = run_cli(*arguments, "--catalog", catalog, "--json", "--strict")
+    assert second.returncode == 3
+    result = json.loads(second.stdout)
+    assert result["catalog"] == {"inserted": 0, "updated": 0, "unchanged": 1}
+    assert result["skipped"] == [{"file": "gone.cf32", "reason": "does not exist; correct the name in the labels"}]
+    assert "skipped gone.cf32: does not exist" in second.stderr
+    assert "error: 1 recordings were skipped (--strict); the others are in" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_real_recordings(tmp_path: Path, catalog: str, bucket: str) -> None:
+    directory = find_real_iq()
+    labels = write_csv(tmp_path / "labels.csv", label_rows(directory))
+    result = ingest(directory, labels, Location.parse(bucket), catalog)
+    assert [(remark.file, remark.text[:23]) for remark in result.skipped] == [
+        ("ism_urh_enocean.complex", "states no sample rate; ")
+    ]
+    assert (result.recordings, result.captures, result.unlabelled) == (19, 19, 0)
+    notes = {(note.file, note.text) for note in result.notes}
+    assert (
+        "kiwi_eloran_20251207T183506Z_100000_G7UAK_iq.wav",
+        "receiver without GPS lock (it never had a solution); its nominal rate holds",
+    ) in notes
+    assert ("labels.csv", "columns not used: position_is") in notes
+    snapshot = read_snapshot(catalog)
+    dcf77 = [
+        index
+        for index in range(len(snapshot))
+        if snapshot.session_id[index].tobytes() == parse_session("dcf77-20200813T065220Z").bytes
+    ]
+    assert snapshot.websdr_id[dcf77].tolist() == [1, 2, 3]
+    assert snapshot.position[dcf77].tolist() == [[50.0152, 9.0112]] * 3
+    assert snapshot.sample_rate_hz[dcf77].tolist() == pytest.approx([12_001.1] * 3, abs=0.1)
+    again = ingest(directory, labels, Location.parse(bucket), catalog)
+    assert (again.written, again.unchanged, again.catalog.unchanged) == (0, 19, 19)
+
+
+def test_real_session_cut_at_one_rate(tmp_path: Path, catalog: str) -> None:
+    directory = find_real_iq()
+    labels = write_csv(tmp_path / "labels.csv", label_rows(directory)[:3])
+    options = IngestOptions(resample_to_hz=12_000, split_seconds=5)
+    result = ingest(directory, labels, Location.parse(str(tmp_path / "raw")), catalog, options)
+    assert (result.recordings, result.captures, result.skipped) == (3, 16, [])  # 30.1, 29.6 and 29.7 s: 6 + 5 + 5 cuts
+    snapshot = read_snapshot(catalog)
+    assert set(snapshot.sample_rate_hz.tolist()) == {12_000.0}
+    for index in range(len(snapshot)):
+        samples = load(tmp_path / "raw", snapshot.key(index))
+        assert samples.shape == (60_000,)
+        # The receivers are tuned to DCF77 itself: its carrier lies at 0 Hz, and stays there.
+        spectrum_hz = np.fft.fftfreq(60_000, 1 / 12_000)[np.abs(np.fft.fft(samples)).argmax()]
+        assert abs(spectrum_hz) < 1
