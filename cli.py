@@ -71,7 +71,7 @@ def services_group() -> None:
 @click.option("--no-postgres", is_flag=True, help="Leave PostgreSQL out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variables as one JSON object instead of shell lines.")
 def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_json: bool) -> None:
-    r"""Run PostgreSQL and S3 on 127.0.0.1 until Ctrl-C, or for as long as one command runs.
+    """Run PostgreSQL and S3 on 127.0.0.1 until Ctrl-C, or for as long as one command runs.
 
     Prints the variables that lead clients to them; HEIMDALL_RAW, HEIMDALL_STORE and HEIMDALL_MODELS name the buckets.
 
@@ -217,7 +217,7 @@ def ingest(
       heimdall ingest recordings --labels labels.csv --raw ./raw --catalog postgresql://me@localhost/radio
       heimdall ingest recordings --labels labels.csv --raw s3://captures --resample-to 192000
       heimdall ingest kiwi --labels kiwi.csv --raw ./raw --resample-to 12000 --split-seconds 5
-    """  # noqa: D301 - click looks for the backspace character itself
+    """
     from featurestore.corpus.conversion import IngestOptions
     from featurestore.corpus.ingest import ingest as bring_in
     from featurestore.corpus.ingested import require_quality
