@@ -56,7 +56,7 @@ class OnDask:
 
         waiting = iter(tasks)
         in_flight = TASKS_IN_FLIGHT_PER_THREAD * max(1, sum(self._client.nthreads().values()))
-        completed = as_completed(self._submit(function, islice(waiting, in_flight)))
+        completed = as_completed(self._submit(function, islice(waiting, in_flight)), loop=self._client.loop)
         for future in completed:
             yield future.result()
             for successor in self._submit(function, islice(waiting, 1)):
