@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -232,7 +233,178 @@ def ingest(
 
 # --- build-features ---
 
+
+@main.command("build-features")
+@click.option(
+    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
+)
+@click.option("--raw", required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.")
+@click.option(
+    "--store", required=True, metavar="URL", help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+@click.option(
+    "--query-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="SQL for a catalog with another schema; it yields the columns of featurestore/schema.sql.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first captures by id.")
+@click.option("--sample-rate-hz", default=192_000.0, show_default=True, help="Rate that captures must have.")
+@click.option("--n-fft", default=2048, show_default=True, help="STFT frame length in samples.")
+@click.option("--hop-length", default=512, show_default=True, help="Samples from one frame to the next.")
+@click.option("--window", default="hann", show_default=True, help="Taper, by its name in scipy.signal.")
+@click.option("--n-mels", default=128, show_default=True, help="Mel bands.")
+@click.option("--f-min-hz", default=0.0, show_default=True, help="Lower edge of the lowest band.")
+@click.option("--f-max-hz", type=float, help="Upper edge of the highest band.  [default: half the sample rate]")
+@click.option("--n-frames", default=32, show_default=True, help="STFT frames per tensor.")
+@click.option("--windows-per-capture", default=1, show_default=True, help="Tensors per capture, evenly spread over it.")
+@click.option("--floor-db", default=-120.0, show_default=True, help="Level in dBFS below which nothing is told apart.")
+@click.option("--n-mfcc", default=0, show_default=True, help="Store so many cepstral coefficients, not mel bands; 0: off.")
+@click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation.")
+@click.option("--test-fraction", default=0.1, show_default=True, help="Share of sessions for testing.")
+@click.option("--split-seed", default=42, show_default=True, help="Turns the circle on which sessions lie.")
+@click.option(
+    "--split-by",
+    type=click.Choice(["session", "region"]),
+    default="session",
+    show_default=True,
+    help="What is never torn apart: a session, or all sessions of a geographic grid cell.",
+)
+@click.option("--region-degrees", type=float, help="Size of a grid cell, with --split-by region.  [default: 0.1]")
+@click.option("--fold", metavar="I/K", help="Cross-validation: validate on [I/K, (I+1)/K) of the circle, train on the rest.")
+@click.option(
+    "--refit",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Fit mean and std anew: when the train rows have more than doubled, always, or never.",
+)
+@click.option(
+    "--max-rejected-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Publish nothing, and exit with 3, when more captures are rejected.",
+)
+@click.option("--tag", metavar="NAME", help="Give the feature set a name.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
+)
+@click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def build_features(
+    *,
+    catalog: str,
+    raw: str,
+    store: str,
+    query_file: Path | None,
+    split_seed: int,
+    split_by: str,
+    fold: str | None,
+    as_json: bool,
+    quiet: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Turn every approved capture into log-mel tensors: catalog + raw captures → a feature set.
+
+    Only what is not in the store yet is computed: newly approved captures cost themselves, another split or a corrected
+    label costs no tensor, and an interrupted build goes on where it was. The set's version names its content: the same
+    input and parameters give the same version. docs/format.md says what is written, docs/features.md what a tensor is.
+
+    \b
+    Examples:
+      heimdall build-features --raw ./raw --store ./features --catalog postgresql://me@localhost/radio
+      heimdall build-features --raw s3://captures --store s3://features --tag baseline
+      heimdall build-features --raw s3://captures --store s3://features --hop-length 1024 --dry-run
+      heimdall build-features --raw s3://captures --store s3://features --fold 2/5 --scheduler tcp://10.0.0.5:8786
+    """
+    from featurestore.build import BuildRequest, build
+    from featurestore.objects import Location
+    from featurestore.preview import preview
+    from featurestore.progress import on_stderr
+    from featurestore.spec import FeatureSpec, SplitSpec
+
+    spec = FeatureSpec(**{field.name: options.pop(field.name) for field in fields(FeatureSpec)})
+    arcs = {name: options.pop(name) for name in ("val_fraction", "test_fraction", "region_degrees")}
+    split = SplitSpec(**arcs, seed=split_seed, by=split_by, fold=None if fold is None else SplitSpec.parse_fold(fold))
+    query = None if query_file is None else query_file.read_text()
+    request = BuildRequest(catalog, Location.parse(raw), Location.parse(store), spec, split, query, **options)
+    with on_stderr(quiet) as progress:
+        report = preview(request, progress) if dry_run else build(request, progress)
+    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+
+
 # --- features ---
+
+
+@main.group("features")
+def features_group() -> None:
+    """Look after feature sets."""
+
+
+STORE = click.option(
+    "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+
+
+@features_group.command("list")
+@STORE
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def list_features(store: str, as_json: bool) -> None:
+    """List feature sets, newest first.
+
+    \b
+    Examples:
+      heimdall features list --store ./features
+      heimdall features list --store s3://features --json
+    """
+    from featurestore.overview import list_lines, summarize
+
+    emit(summarize(store), as_json, lambda found: click.echo("\n".join(list_lines(found))))
+
+
+@features_group.command("show")
+@click.argument("version", default="latest")
+@STORE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with mean and std in full.")
+def show_features(version: str, store: str, as_json: bool) -> None:
+    """Show one feature set: spec, counts, splits, rejections and statistics. VERSION may be a tag; default: the latest.
+
+    \b
+    Examples:
+      heimdall features show --store ./features
+      heimdall features show baseline --store s3://features --json
+    """
+    from featurestore.overview import show, show_lines
+
+    emit(show(store, version), as_json, lambda shown: click.echo("\n".join(show_lines(shown))))
+
+
+@features_group.command("gallery")
+@click.argument("version", default="latest")
+@STORE
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="gallery",
+    show_default=True,
+    help="Directory for the pictures; created when absent.",
+)
+@click.option("--rows", default=6, show_default=True, type=click.IntRange(1, 24), help="Tensors to draw.")
+def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
+    """Draw tensors of a feature set, and its mean and std, as PNG. VERSION may be a tag; default: the latest.
+
+    \b
+    Examples:
+      heimdall features gallery --store ./features --out pictures
+    """
+    from featurestore import open_set
+    from featurestore.gallery import draw
+
+    for path in draw(open_set(store, version), out, rows):
+        click.echo(path)
 
 
 if __name__ == "__main__":

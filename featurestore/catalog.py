@@ -19,12 +19,10 @@ import psycopg
 from psycopg import sql
 
 from featurestore.errors import DataQualityError, HeimdallError, ServiceUnavailableError, UsageError
+from featurestore.snapshot import Snapshot
 
 CONNECT_TIMEOUT_S = 10
 FETCH_ROWS = 20_000
-NO_TIMESTAMP = np.iinfo(np.int64).min
-"""Timestamp of a capture that has none; the same bits as numpy's NaT."""
-
 TABLE_QUERY = "SELECT * FROM measurements WHERE approved"
 
 
@@ -51,38 +49,6 @@ class Recorded:
     inserted: int
     updated: int
     unchanged: int
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Every approved capture at one moment, as columns of equal length n, ordered by `capture_id`.
-
-    `custom_keys` holds the object keys of just those captures whose key is not the usual one (see `default_key`), by index.
-    """
-
-    capture_id: npt.NDArray[np.int64]
-    session_id: npt.NDArray[np.uint8]  # (n, 16)
-    websdr_id: npt.NDArray[np.int32]
-    position: npt.NDArray[np.float64]  # (n, 2) latitude, longitude in degrees
-    frequency_mhz: npt.NDArray[np.float32]
-    sample_rate_hz: npt.NDArray[np.float64]
-    snr_db: npt.NDArray[np.float32]
-    timestamp: npt.NDArray[np.int64]  # ns since 1970 UTC
-    custom_keys: dict[int, str]
-    query: str
-
-    def __len__(self) -> int:
-        return len(self.capture_id)
-
-    def key(self, index: int) -> str:
-        """The object key of one capture, relative to the raw location."""
-        custom = self.custom_keys.get(index)
-        return custom if custom is not None else default_key(self.session_id[index].tobytes(), self.websdr_id[index])
-
-
-def default_key(session_id: bytes, websdr_id: int | np.int32) -> str:
-    """`sessions/{session_id}/websdr_{websdr_id}.npy`, of a session given as its 16 bytes."""
-    return f"sessions/{UUID(bytes=session_id)}/websdr_{int(websdr_id)}.npy"
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def open_runner(workers: int | None, scheduler: str | None, progress: Progress, 
     Raises:
         ServiceUnavailableError: when no scheduler answers at `scheduler`.
     """
-    if scheduler is None and (workers == 0 or (workers is None and n_tasks <= IN_PROCESS_TASKS)):
+    if n_tasks == 0 or (scheduler is None and (workers == 0 or (workers is None and n_tasks <= IN_PROCESS_TASKS))):
         yield InProcess()
         return
     with _client(workers, scheduler) as client:

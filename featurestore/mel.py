@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-from scipy.signal import get_window
 
 from featurestore.errors import UsageError
 from featurestore.spec import FeatureSpec
@@ -60,6 +59,8 @@ def taper(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     Raises:
         UsageError: when scipy knows no window of that name, or it needs parameters.
     """
+    from scipy.signal import get_window  # most of a second to import, which commands that compute nothing would wait for
+
     try:
         return np.asarray(get_window(spec.window, spec.n_fft, fftbins=True), np.float64)
     except ValueError as error:

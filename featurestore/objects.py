@@ -110,7 +110,7 @@ class Objects:
 
     @cached_property
     def store(self) -> LocalStore | S3Store:
-        """The obstore store underneath, for libraries that take one (zarr). A local directory is created on first use."""
+        """The obstore store underneath, for libraries that take one (zarr). A local directory is created when there is none."""
         if self.location.is_local:
             try:
                 return LocalStore(self.location.directory, mkdir=True)
@@ -152,6 +152,8 @@ class Objects:
         Raises:
             FileNotFoundError: when there is no such object.
         """
+        if self._absent():
+            raise FileNotFoundError(f"{self._name(key)} does not exist")
         try:
             return obstore.get(self.store, key).bytes().to_bytes()
         except Exception as error:

@@ -11,18 +11,6 @@ import numpy.typing as npt
 
 from featurestore.catalog import CaptureRecord
 
-REASONS = (
-    "missing_object",
-    "unreadable",
-    "wrong_dtype",
-    "wrong_shape",
-    "too_short",
-    "non_finite",
-    "silent",
-    "sample_rate_mismatch",
-    "bad_position",
-)
-
 SHORT_SAMPLES = 1000
 NON_FINITE_STEP = 997
 """A prime: whatever window is read of a capture, unless absurdly short, it holds some of the bad samples."""
@@ -45,7 +33,7 @@ def broken_object(samples: npt.NDArray[Any], reason: str, count: int) -> bytes |
 
     Args:
         samples: what it should have held, (n,) complex.
-        reason: one of `REASONS`.
+        reason: one of `rejection.REASONS`.
         count: captures broken for this reason before; ways of one reason take turns.
 
     Returns:

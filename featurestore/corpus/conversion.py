@@ -11,11 +11,12 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
-from featurestore.catalog import CaptureRecord, default_key
+from featurestore.catalog import CaptureRecord
 from featurestore.corpus.labels import Label
 from featurestore.corpus.resample import TOLERANCES, count, find_ratio, resample, residual
 from featurestore.corpus.samples import Complex, ComplexName, Recording
 from featurestore.errors import DataQualityError, UsageError
+from featurestore.snapshot import default_key
 
 RATE_TOLERANCE = 1e-3
 """How far label and header may differ in the sample rate before one of them must be wrong."""

@@ -19,6 +19,7 @@ from featurestore.corpus.truth import CaptureTruth, truth_csv
 from featurestore.errors import UsageError
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Progress
+from featurestore.snapshot import default_key
 
 TRUTH_KEY = "truth.csv"
 TASK_BYTES = 150_000_000
@@ -132,7 +133,7 @@ def simulate_sessions(task: SessionRange) -> Written:
             capture = session.capture(receiver_index)
             if capture is None:
                 continue
-            key = catalog.default_key(capture.record.session_id.bytes, capture.record.websdr_id)
+            key = default_key(capture.record.session_id.bytes, capture.record.websdr_id)
             if capture.npy is None:
                 objects.delete([key])  # an earlier corpus of this seed may have put one there
             else:

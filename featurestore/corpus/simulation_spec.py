@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.corpus.breakage import REASONS
 from featurestore.corpus.sites import RECEIVERS
 from featurestore.errors import UsageError
+from featurestore.rejection import REASONS
 
 SITES = ("repeaters", "uniform")
 DTYPES = ("complex64", "complex128")

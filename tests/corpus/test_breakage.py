@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from featurestore.catalog import CaptureRecord
-from featurestore.corpus.breakage import REASONS, broken_object, broken_record, npy_bytes
+from featurestore.corpus.breakage import broken_object, broken_record, npy_bytes
+from featurestore.rejection import REASONS
 from featurestore.spec import FeatureSpec
 
 RNG = np.random.default_rng(4)

@@ -18,9 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from featurestore.catalog import default_key, read_snapshot
+from featurestore.catalog import read_snapshot
 from featurestore.corpus import simulate as module
-from featurestore.corpus.breakage import REASONS
 from featurestore.corpus.session import transmission
 from featurestore.corpus.simulate import Destination, SimulationReport, plan_tasks, simulate
 from featurestore.corpus.simulation_spec import SimulationSpec
@@ -28,6 +27,8 @@ from featurestore.corpus.sites import RECEIVERS, REPEATER_SITES, distance_m
 from featurestore.errors import UsageError
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Silent
+from featurestore.rejection import REASONS
+from featurestore.snapshot import default_key
 
 SMALL = SimulationSpec(sessions=6, duration_s=0.1)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
 MODULES = ("breakage", "fading", "radiomap", "receiver", "render", "session", "sites", "waveform")
-NOT_PARAMETERS = {"breakage.REASONS", "sites.EARTH_RADIUS_M", "radiomap.SPEED_OF_LIGHT_M_PER_S", "waveform.CTCSS_TONES_HZ"}
+NOT_PARAMETERS = {"sites.EARTH_RADIUS_M", "radiomap.SPEED_OF_LIGHT_M_PER_S", "waveform.CTCSS_TONES_HZ"}
 
 
 def constants() -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""Bases: the mean and std that normalize the tensors of a spec, under `specs/{spec}/bases/{basis}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.chunks import ArrayLayout, read_array, write_array
+from featurestore.errors import StoreError
+from featurestore.mel import cepstrum
+from featurestore.moments import Moments
+from featurestore.objects import Objects
+from featurestore.segments import group_metadata
+from featurestore.spec import FeatureSpec, digest
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Mean and std per channel and band.
+
+    Attributes:
+        mean: (3, band) float32, dB (or the unit of cepstral coefficients).
+        std: (3, band) float32, at least 0.1.
+        rows: train rows they come from.
+        created: when, ISO 8601.
+        origin: more about those rows: split, segments.
+    """
+
+    mean: Float32
+    std: Float32
+    rows: int
+    created: str
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, moments: Moments, rows: int, origin: Mapping[str, Any]) -> Basis:
+        """The basis of merged moments."""
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        return cls(moments.mean.astype(np.float32), moments.std.astype(np.float32), rows, created, origin)
+
+    @cached_property
+    def id(self) -> str:
+        """Its name: digest of mean and std, as little-endian float32."""
+        return digest(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
+
+    def normalize(self, rows: Float32, out: npt.NDArray[np.float16]) -> None:
+        """Write `(rows - mean) / std`, for rows of shape (…, 3, band, frame)."""
+        with np.errstate(over="ignore", invalid="ignore"):  # rejected rows hold NaN
+            centred = rows - self.mean[..., None]
+            np.divide(centred, self.std[..., None], out=centred)
+            out[:] = centred
+
+
+def represent(spec: FeatureSpec, logmel: Float32) -> Float32:
+    """What is normalized and stored of log-mel rows: themselves, or their cepstral coefficients."""
+    return cepstrum(logmel, spec.n_mfcc) if spec.n_mfcc else logmel
+
+
+def bases_path(spec_id: str) -> str:
+    """Where the bases of a spec are."""
+    return f"specs/{spec_id}/bases"
+
+
+def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
+    """Write a basis, its group metadata last; one that exists stays as it is."""
+    path = f"{bases_path(spec.id)}/{basis.id}"
+    layouts = {}
+    for name, values in (("mean", basis.mean), ("std", basis.std)):
+        band = "coefficient" if spec.n_mfcc else "mel"
+        units = "1" if spec.n_mfcc else ("dBFS" if name == "mean" else "dB")
+        layout = ArrayLayout(values.shape, len(values), np.dtype("<f4"), 0, ("channel", band), {"units": units})
+        write_array(objects, f"{path}/{name}", values, layout)
+        layouts[name] = layout.metadata()
+    attributes = {"spec": spec.id, "basis": basis.id, "rows": basis.rows, "created": basis.created, **basis.origin}
+    objects.put_json(f"{path}/zarr.json", group_metadata(attributes, layouts), create=True)
+
+
+def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
+    """A basis by its name.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    path = f"{bases_path(spec_id)}/{basis}"
+    name = f"{objects.location}/{path}"
+    try:
+        attributes = dict(objects.get_json(f"{path}/zarr.json")["attributes"])
+        rows, created = attributes.pop("rows"), attributes.pop("created")
+    except FileNotFoundError as error:
+        raise StoreError(f"{name}/zarr.json is missing; restore it, or build again with --refit always") from error
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{name}/zarr.json is no basis ({error!r}); it is damaged, restore it") from error
+    found = Basis(read_array(objects, f"{path}/mean"), read_array(objects, f"{path}/std"), rows, created, attributes)
+    if found.id != basis:
+        raise StoreError(f"{name} holds mean and std of basis {found.id}; it is damaged, restore it")
+    return found
+
+
+def current_basis(objects: Objects, spec_id: str) -> Basis | None:
+    """The newest basis of a spec, which builds keep; `None` when there is none yet."""
+    complete = []
+    for name in objects.names(bases_path(spec_id)):
+        try:
+            objects.get(f"{bases_path(spec_id)}/{name}/zarr.json")
+        except FileNotFoundError:  # its writer was interrupted
+            continue
+        complete.append(read_basis(objects, spec_id, name))
+    return max(complete, key=lambda basis: (basis.created, basis.id), default=None)

@@ -1,0 +1,199 @@
+"""One capture's bytes → the samples of its windows, or the reason why there are none.
+
+Nothing of an object is believed: its header is parsed from a bounded number of bytes, and what it promises is compared with
+the object's size before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from obstore import Bytes
+
+from featurestore.objects import Objects
+from featurestore.rejection import Reason, Rejection
+from featurestore.spec import FeatureSpec
+
+HEADER_GUESS_BYTES = 128
+"""What numpy writes for a 1-D array; a longer header costs one more request."""
+
+HEADER_LIMIT_BYTES = 65_536
+
+DTYPES = (np.dtype(np.complex64), np.dtype(np.complex128))
+
+Samples = npt.NDArray[np.complexfloating]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an .npy header says of a capture: type of its samples, how many there are, and at which byte they begin."""
+
+    dtype: np.dtype[np.complexfloating]
+    n_samples: int
+    offset: int
+
+    def byte_range(self, start: int, span: int) -> tuple[int, int]:
+        """Where the samples `[start, start + span)` are in the object."""
+        begin = self.offset + start * self.dtype.itemsize
+        return begin, begin + span * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class CaptureRead:
+    """What reading some windows of a capture gave: samples or a rejection for each, and the bytes it took."""
+
+    windows: list[Samples | Rejection]
+    n_bytes: int
+
+
+class CaptureReader:
+    """Reads just the samples that the windows of a spec need. May be used by several threads."""
+
+    def __init__(self, objects: Objects, spec: FeatureSpec) -> None:
+        self._objects = objects
+        self._spec = spec
+        # Captures of one size mostly have one layout. Asking for header and windows at once saves a round trip; the header
+        # is compared nevertheless, and a wrong guess only costs the request.
+        self._likely: dict[int, tuple[bytes, Layout]] = {}
+
+    def read(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+        """The samples of some windows of one capture.
+
+        Args:
+            key: its object key.
+            size_bytes: its size, as listed.
+            windows: numbers of windows, from 0 to `windows_per_capture` - 1.
+
+        Returns:
+            For each window `span` samples with full scale 1, or why the capture or the window is rejected.
+
+        Raises:
+            StoreError: when the object store refuses.
+            ServiceUnavailableError: when it stays away.
+        """
+        try:
+            guess = self._read_likely(key, size_bytes, windows)
+            if guess is not None:
+                return guess
+            return self._read_header_first(key, size_bytes, windows)
+        except FileNotFoundError:
+            gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
+            return CaptureRead([gone] * len(windows), 0)
+
+    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
+        likely = self._likely.get(size_bytes)
+        if likely is None:
+            return None
+        header, layout = likely
+        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows)])
+        if buffers[0].to_bytes() != header:
+            del self._likely[size_bytes]
+            return None
+        return CaptureRead([self._window(buffer, layout) for buffer in buffers[1:]], n_bytes)
+
+    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+        n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
+        head = self._get(key, [(0, n_bytes)])[0][0].to_bytes() if n_bytes else b""
+        wanted = header_bytes(head)
+        if n_bytes < wanted <= min(size_bytes, HEADER_LIMIT_BYTES):
+            rest, more = self._get(key, [(n_bytes, wanted)])
+            head += rest[0].to_bytes()
+            n_bytes += more
+        header = head[:wanted]
+        layout = parse_header(header, size_bytes, self._spec.span)
+        if isinstance(layout, Rejection):
+            return CaptureRead([layout] * len(windows), n_bytes)
+        self._likely[size_bytes] = header, layout
+        buffers, more = self._get(key, self._ranges(layout, windows))
+        return CaptureRead([self._window(buffer, layout) for buffer in buffers], n_bytes + more)
+
+    def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
+        starts = self._spec.starts(layout.n_samples)
+        return [layout.byte_range(starts[window], self._spec.span) for window in windows]
+
+    def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[Bytes], int]:
+        buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])
+        return buffers, sum(end - begin for begin, end in ranges)
+
+    def _window(self, buffer: Bytes, layout: Layout) -> Samples | Rejection:
+        if len(buffer) != self._spec.span * layout.dtype.itemsize:
+            return Rejection(Reason.UNREADABLE, "became shorter while it was read")
+        return check_samples(np.frombuffer(memoryview(buffer), layout.dtype))
+
+
+def header_bytes(head: bytes) -> int:
+    """Length of the .npy header that begins with `head`; that of `head` itself where it is none."""
+    if len(head) < 12 or not head.startswith(b"\x93NUMPY"):
+        return len(head)
+    if head[6] == 1:
+        return 10 + int.from_bytes(head[8:10], "little")
+    return 12 + int.from_bytes(head[8:12], "little")
+
+
+def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejection:
+    """The layout that an .npy header describes.
+
+    Args:
+        header: the object's first bytes, all of the header.
+        size_bytes: size of the whole object.
+        span: samples that one window needs.
+
+    Returns:
+        The layout, or why a capture with this header is rejected.
+    """
+    if not header.startswith(b"\x93NUMPY"):
+        return Rejection(Reason.UNREADABLE, f"is no .npy file: begins with {header[:8]!r}")
+    if header_bytes(header) > len(header):
+        return Rejection(Reason.UNREADABLE, "ends within its .npy header, or the header is absurdly long")
+    try:
+        shape, dtype = _numpy_header(header)
+    except Exception as error:  # noqa: BLE001 - whatever hostile bytes make numpy's parser raise
+        return Rejection(Reason.UNREADABLE, f"has a damaged .npy header ({' '.join(str(error).split())[:120]})")
+    if dtype.hasobject:
+        return Rejection(Reason.UNREADABLE, "holds pickled Python objects; wanted complex64 or complex128")
+    if dtype.newbyteorder("=") not in DTYPES:
+        return Rejection(Reason.WRONG_DTYPE, f"holds {dtype}; wanted complex64 or complex128")
+    if len(shape) != 1:
+        return Rejection(Reason.WRONG_SHAPE, f"has shape {shape}; wanted one dimension")
+    offset, n_samples = len(header), shape[0]
+    if n_samples < 0 or offset + n_samples * dtype.itemsize > size_bytes:
+        return Rejection(
+            Reason.UNREADABLE, f"is truncated: {size_bytes} bytes; its header promises {offset + n_samples * dtype.itemsize}"
+        )
+    if n_samples < span:
+        return Rejection(Reason.TOO_SHORT, f"has {n_samples} samples; one window needs {span}")
+    return Layout(dtype, n_samples, offset)
+
+
+def _numpy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.complexfloating]]:
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    # Version 3 differs from 2 only in how names of fields are spelled, of which a capture has none.
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if not all(type(length) is int for length in shape):
+        raise ValueError(f"shape {shape!r}")
+    return shape, dtype
+
+
+def check_samples(z: Samples) -> Samples | Rejection:
+    """The samples of one window, unless they are not finite or all the same."""
+    parts = z.view(z.real.dtype)
+    if not math.isfinite(np.dot(parts, parts)):  # one pass without a temporary; what overflows is looked at more closely
+        bad = np.flatnonzero(~np.isfinite(z))
+        if len(bad):
+            return Rejection(Reason.NON_FINITE, f"{len(bad)} of {len(z)} samples of the window are NaN or infinite")
+    if z[0] == z[-1] and z[0] == z[len(z) // 2] and (z == z[0]).all():
+        return Rejection(Reason.SILENT, f"every sample of the window is {complex(z[0]):.6g}")
+    return z
+
+
+def overflow(z: Samples) -> Rejection:
+    """The rejection of samples whose levels do not fit float32."""
+    peak = float(np.abs(z.view(z.real.dtype)).max())
+    return Rejection(Reason.NON_FINITE, f"peak {peak:.3g} overflows float32; full scale is 1")

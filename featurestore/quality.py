@@ -1,0 +1,76 @@
+"""Which captures of a plan are rejected, as far as is known, and whether they are too many."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from featurestore.errors import DataQualityError
+from featurestore.plan import NOT_WANTED, Plan, SegmentUse, explain_rejection
+from featurestore.rejection import Reason
+from featurestore.segments import Rejected as RejectedRows
+from featurestore.sets import Rejected
+
+
+class Quality:
+    """Collects rejections. A capture counts once, under the reason that was found first, however many of its windows fail."""
+
+    def __init__(self, plan: Plan, max_fraction: float) -> None:
+        self._plan = plan
+        self._max_fraction = max_fraction
+        self._reasons = plan.capture_reason.copy()  # (capture,)
+        self._details: dict[int, dict[int, str]] = defaultdict(dict)  # capture → window → what was found
+        for use in plan.segments:
+            if use.reason is not None:
+                bad = use.wanted & (use.reason != Reason.VALID)
+                self._reasons[use.capture[bad]] = use.reason[bad]
+
+    def add(self, use: SegmentUse, rejected: RejectedRows) -> None:
+        """Rows of a segment that are rejected; those that the set does not want do not count."""
+        for row, (reason, detail) in rejected.items():
+            capture = int(use.capture[row])
+            if capture != NOT_WANTED:
+                self._reasons[capture] = self._reasons[capture] or reason
+                self._details[capture][int(use.rows.window[row])] = detail
+
+    def counts(self) -> dict[str, int]:
+        """Rejected captures by reason."""
+        codes = Counter(self._reasons[self._reasons != Reason.VALID].tolist())
+        return {Reason(code).label: count for code, count in sorted(codes.items())}
+
+    def check(self) -> None:
+        """Give up as soon as it is certain that too many captures are rejected.
+
+        Raises:
+            DataQualityError: when the share exceeds what is allowed.
+        """
+        n_rejected, n_captures = int(np.count_nonzero(self._reasons)), len(self._reasons)
+        if n_rejected <= self._max_fraction * n_captures:
+            return
+        by_reason = ", ".join(f"{reason} {count:,}" for reason, count in self.counts().items())
+        example = self._describe(int(np.flatnonzero(self._reasons)[0]))
+        raise DataQualityError(
+            f"{n_rejected:,} of {n_captures:,} captures are rejected ({by_reason}), more than "
+            f"--max-rejected-fraction {self._max_fraction:g}; nothing was published. For example capture "
+            f"{example.capture_id}, {example.iq_key}: {example.reason}, {example.detail}. Correct the captures, withdraw "
+            "their approval, or raise the fraction, and run this again: what is computed is kept"
+        )
+
+    def entries(self) -> list[Rejected]:
+        """One entry per rejected capture, in order of capture id."""
+        return [self._describe(int(capture)) for capture in np.flatnonzero(self._reasons)]
+
+    def _describe(self, capture: int) -> Rejected:
+        snapshot = self._plan.snapshot
+        found = self._details.get(capture)
+        if self._plan.capture_reason[capture]:
+            detail = explain_rejection(self._plan, capture)
+        elif not found:
+            detail = "known from an earlier build"
+        elif self._plan.spec.windows_per_capture == 1:
+            detail = found[0]
+        else:
+            detail = "; ".join(f"window {window}: {text}" for window, text in sorted(found.items()))
+        reason = Reason(int(self._reasons[capture]))
+        return Rejected(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)
