@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -51,12 +51,21 @@ class Basis:
         """Its name: digest of mean and std, as little-endian float32."""
         return digest(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
 
-    def normalize(self, rows: Float32, out: npt.NDArray[np.float16]) -> None:
-        """Write `(rows - mean) / std`, for rows of shape (…, 3, band, frame)."""
-        with np.errstate(over="ignore", invalid="ignore"):  # rejected rows hold NaN
-            centred = rows - self.mean[..., None]
-            np.divide(centred, self.std[..., None], out=centred)
-            out[:] = centred
+    def normalize(self, rows: Iterable[Float32], out: npt.NDArray[np.float16]) -> None:
+        """Write `(row - mean) / std` for each row; a row at a time stays in the cache.
+
+        Args:
+            rows: each (3, band, frame).
+            out: (row, 3, band, frame); rows beyond those given stay as they are.
+        """
+        n_frames = out.shape[-1]
+        mean, std = (np.repeat(values[..., None], n_frames, axis=-1) for values in (self.mean, self.std))
+        centred = np.empty(out.shape[1:], np.float32)
+        with np.errstate(invalid="ignore"):  # rejected rows hold NaN
+            for index, row in enumerate(rows):
+                np.subtract(row, mean, out=centred)
+                np.divide(centred, std, out=centred)
+                out[index] = centred
 
 
 def represent(spec: FeatureSpec, logmel: Float32) -> Float32:

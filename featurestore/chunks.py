@@ -20,7 +20,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from featurestore.errors import StoreError
-from featurestore.objects import Objects
+from featurestore.objects import Objects, ReadBytes
 
 CRC_BYTES = 4
 
@@ -140,7 +140,7 @@ def checksum(data: npt.NDArray[np.uint8] | bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def decode_chunk(data: bytes | memoryview, layout: ArrayLayout, name: str, crc: int | None = None) -> Array:
+def decode_chunk(data: ReadBytes, layout: ArrayLayout, name: str, crc: int | None = None) -> Array:
     """The rows of a chunk, padding included, as a view of `data`.
 
     Args:
@@ -157,8 +157,9 @@ def decode_chunk(data: bytes | memoryview, layout: ArrayLayout, name: str, crc: 
             f"{name} has {len(data)} bytes; expected {layout.chunk_bytes + CRC_BYTES}: it is truncated or not ours; "
             "restore it, or build its segment again"
         )
-    payload = np.frombuffer(data, np.uint8)[:-CRC_BYTES]
-    written, found = int.from_bytes(data[-CRC_BYTES:], "little"), checksum(payload)
+    view = memoryview(data)
+    payload = np.frombuffer(view, np.uint8)[:-CRC_BYTES]
+    written, found = int.from_bytes(view[-CRC_BYTES:], "little"), checksum(payload)
     if found != written or (crc is not None and found != crc):
         raise StoreError(
             f"{name} is damaged: its CRC-32C is {found:08x}, expected {written if crc is None else crc:08x}; "
@@ -201,7 +202,7 @@ def read_chunk(objects: Objects, path: str, layout: ArrayLayout, chunk: int, crc
     """
     key = f"{path}/{layout.key(chunk)}"
     try:
-        data = objects.get(key)
+        data = objects.read(key)
     except FileNotFoundError as error:
         raise StoreError(f"{objects.location}/{key} is missing; restore it, or build its segment again") from error
     return decode_chunk(data, layout, f"{objects.location}/{key}", crc)[: len(layout.rows(chunk))]

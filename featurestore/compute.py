@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.bases import Basis, represent
-from featurestore.captures import CaptureRead, CaptureReader, Samples, overflow
+from featurestore.captures import CaptureRead, CaptureReader, Samples, not_finite
 from featurestore.chunks import ChunkBuffer, read_chunk
 from featurestore.mel import LogMel
 from featurestore.moments import Moments
@@ -147,7 +147,7 @@ def compute_chunk(task: ComputeChunk) -> ChunkDone:
     objects.put(f"{segment.path}/logmel/{segment.logmel().key(task.chunk)}", bench.logmel.data)
     moments = None
     if task.basis is None:
-        moments = Moments.of(represent(segment.spec, logmel[:n_rows][valid & task.train]))
+        moments = _moments(segment.spec, logmel, valid & task.train)
     else:
         crcs[features_name(task.basis.id)] = _write_features(task, task.basis, logmel[:n_rows], bench)
     start = segment.logmel().rows(task.chunk).start
@@ -160,7 +160,7 @@ def fit_chunk(task: FitChunk) -> ChunkDone:
     """Moments of the train rows of a chunk."""
     layout = task.segment.logmel()
     rows = read_chunk(open_objects(task.store_url), f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
-    moments = Moments.of(represent(task.segment.spec, rows[task.train]))
+    moments = _moments(task.segment.spec, rows, task.train)
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, moments=moments)
 
 
@@ -173,12 +173,16 @@ def normalize_chunk(task: NormalizeChunk) -> ChunkDone:
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, part)
 
 
+def _moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mask) -> Moments:
+    rows = (represent(spec, logmel[row]) for row in np.flatnonzero(train))  # one by one: no copy of a whole chunk
+    return Moments.of(rows, spec.tensor_shape[:2])
+
+
 def _write_features(
     task: ComputeChunk | NormalizeChunk, basis: Basis, logmel: npt.NDArray[np.float32], bench: Workbench
 ) -> int:
     segment = task.segment
-    for row, tensor in enumerate(logmel):  # a row at a time stays in the cache
-        basis.normalize(represent(segment.spec, tensor), bench.features.rows[row])
+    basis.normalize((represent(segment.spec, row) for row in logmel), bench.features.rows)
     crc = bench.features.seal(len(logmel))
     path = f"{segment.path}/{features_name(basis.id)}"
     open_objects(task.store_url).put(f"{path}/{segment.features(basis.id).key(task.chunk)}", bench.features.data)
@@ -209,7 +213,7 @@ def _compute_rows(task: ComputeChunk, compute: LogMel, out: npt.NDArray[np.float
 
 def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> Rejection | None:
     compute(z, out)
-    return None if np.isfinite(out).all() else overflow(z)
+    return None if np.isfinite(out).all() else not_finite(z)
 
 
 def _read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:

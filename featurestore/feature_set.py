@@ -14,7 +14,7 @@ from featurestore.chunks import read_array, read_chunk
 from featurestore.errors import StoreError, UsageError
 from featurestore.manifest import Manifest
 from featurestore.objects import Location, Objects, open_objects
-from featurestore.segments import FACTS, Segment, features_name, read_features_crcs, read_marker
+from featurestore.segments import FACTS, Segment, complete_segment, features_name, read_features_crcs, read_marker
 from featurestore.sets import LABEL_ATTRIBUTES, LATEST, Labels, Rejected, read_manifest, read_spec, resolve, set_path
 from featurestore.spec import FeatureSpec
 
@@ -55,8 +55,22 @@ class FeatureSet:
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Its segments, in the order of its rows."""
-        return [Segment(self.spec, ref.segment, ref.rows) for ref in self.manifest.segments]
+        """Its segments, in the order of its rows.
+
+        Raises:
+            StoreError: when one is not there.
+        """
+        return [complete_segment(self.spec, marker) for marker in self._markers.values()]
+
+    @cached_property
+    def _markers(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for ref in self.manifest.segments:
+            try:
+                found[ref.segment] = read_marker(self.objects, self.manifest.spec, ref.segment)
+            except FileNotFoundError as error:
+                raise StoreError(f"segment {ref.segment} of {self.url} is missing; restore it, or build again") from error
+        return found
 
     @cached_property
     def labels(self) -> Labels:
@@ -77,13 +91,9 @@ class FeatureSet:
         """CRC-32C of each chunk of a segment's features.
 
         Raises:
-            StoreError: when the segment or its features are not there.
+            StoreError: when the segment's features are not there.
         """
-        try:
-            marker = read_marker(self.objects, self.manifest.spec, segment.segment)
-        except FileNotFoundError as error:
-            raise StoreError(f"segment {segment.segment} of {self.url} is missing; restore it, or build again") from error
-        crcs = read_features_crcs(self.objects, segment, self.manifest.basis, marker)
+        crcs = read_features_crcs(self.objects, segment, self.manifest.basis, self._markers[segment.segment])
         if crcs is None:
             raise StoreError(f"segment {segment.segment} has no features of basis {self.manifest.basis}; build again")
         return crcs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -35,23 +36,33 @@ class Moments:
         return cls(0, np.zeros(shape), np.zeros(shape))
 
     @classmethod
-    def of(cls, rows: npt.NDArray[np.float32]) -> Self:
-        """Moments over the first and the last axis of (row, channel, band, frame), in float64.
+    def of(cls, rows: Iterable[npt.NDArray[np.float32]], shape: tuple[int, ...]) -> Self:
+        """Moments over all rows and all frames, in float64.
 
-        One row at a time, so that the float64 copy stays small; the order of summation is that of the rows.
+        One pass over rows that stay in the cache, of deviations from the mean of the first row: with a pivot inside the
+        data no digits are lost (Chan, Golub & LeVeque 1983, "shifted data").
+
+        Args:
+            rows: each (channel, band, frame).
+            shape: (channel, band).
         """
-        total = cls.empty(rows.shape[1:3])
-        if not len(rows):
-            return total
-        mean = np.zeros(rows.shape[1:3])
-        for row in rows:
-            mean += row.sum(axis=-1, dtype=np.float64)
-        mean /= len(rows) * rows.shape[-1]
-        m2 = np.zeros(rows.shape[1:3])
-        for row in rows:
-            deviation = row - mean[..., None]
-            m2 += np.einsum("cbf,cbf->cb", deviation, deviation)
-        return cls(len(rows) * rows.shape[-1], mean, m2)
+        remaining = iter(rows)
+        head = next(remaining, None)
+        if head is None:
+            return cls.empty(shape)
+        pivot = np.repeat(head.mean(axis=-1, keepdims=True, dtype=np.float64), head.shape[-1], axis=-1)
+        deviation, first, second = np.empty(head.shape), np.zeros(head.shape), np.zeros(head.shape)
+        n_rows = 0
+        for row in chain([head], remaining):
+            deviation[:] = row
+            np.subtract(deviation, pivot, out=deviation)
+            np.add(first, deviation, out=first)
+            np.multiply(deviation, deviation, out=deviation)
+            np.add(second, deviation, out=second)
+            n_rows += 1
+        count = n_rows * head.shape[-1]
+        total = first.sum(axis=-1)
+        return cls(count, pivot[..., 0] + total / count, np.maximum(second.sum(axis=-1) - total * total / count, 0.0))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both parts together (Chan, Golub & LeVeque 1979, eq. 2.1)."""

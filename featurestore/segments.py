@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.chunks import ArrayLayout, read_array, write_array
+from featurestore.chunks import ArrayLayout, read_array, read_layout, write_array
 from featurestore.errors import StoreError
 from featurestore.objects import Objects
 from featurestore.rejection import Reason
@@ -65,11 +65,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment's place in a store, and what its size implies."""
+    """A segment's place in a store, and how it is cut into chunks."""
 
     spec: FeatureSpec
     segment: str
     n_rows: int
+    chunk_rows: int
 
     @property
     def path(self) -> str:
@@ -79,7 +80,7 @@ class Segment:
     @property
     def n_chunks(self) -> int:
         """Chunks of its tensor arrays."""
-        return math.ceil(self.n_rows / chunk_rows(self.n_rows))
+        return math.ceil(self.n_rows / self.chunk_rows)
 
     def logmel(self) -> ArrayLayout:
         """The array of log-mel tensors in dBFS."""
@@ -95,7 +96,7 @@ class Segment:
 
     def _tensors(self, shape: tuple[int, ...], dtype: str, band: str, attributes: dict[str, str]) -> ArrayLayout:
         names = ("row", "channel", band, "frame")
-        return ArrayLayout(shape, chunk_rows(self.n_rows), np.dtype(dtype), math.nan, names, attributes)
+        return ArrayLayout(shape, self.chunk_rows, np.dtype(dtype), math.nan, names, attributes)
 
     def part_path(self, chunk: int) -> str:
         """Where the note of a written chunk is."""
@@ -105,6 +106,20 @@ class Segment:
 def segments_path(spec_id: str) -> str:
     """Where the segments of a spec are."""
     return f"specs/{spec_id}/segments"
+
+
+def begun_segment(objects: Objects, spec: FeatureSpec, segment: str, n_rows: int) -> Segment:
+    """A segment to be computed: cut as an interrupted build began it, or as is usual now."""
+    try:
+        layout = read_layout(objects, f"{segments_path(spec.id)}/{segment}/logmel")
+    except StoreError:  # not begun
+        return Segment(spec, segment, n_rows, chunk_rows(n_rows))
+    return Segment(spec, segment, n_rows, layout.chunk_rows)
+
+
+def complete_segment(spec: FeatureSpec, marker: dict[str, Any]) -> Segment:
+    """The segment that a marker completes."""
+    return Segment(spec, marker["segment"], marker["rows"], marker["chunk_rows"])
 
 
 def features_name(basis: str) -> str:
@@ -144,7 +159,7 @@ def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[s
         "spec": segment.spec.id,
         "segment": segment.segment,
         "rows": segment.n_rows,
-        "chunk_rows": chunk_rows(segment.n_rows),
+        "chunk_rows": segment.chunk_rows,
         "chunks": {name: [parts[chunk].crc32c[name] for chunk in range(segment.n_chunks)] for name in arrays},
         "rejected": _rejected_to_json(rejected),
         "software": versions(),

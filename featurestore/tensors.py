@@ -108,9 +108,11 @@ class TensorBuild:
         self.batches = [self._open(use) for use in plan.segments]
 
     def _open(self, use: SegmentUse) -> Batch:
-        segment = Segment(self._plan.spec, use.segment, len(use.rows))
+        spec = self._plan.spec
         if use.reason is not None:
-            return Batch(use, segment, on_disk.read_marker(self._objects, segment.spec.id, segment.segment))
+            marker = on_disk.read_marker(self._objects, spec.id, use.segment)
+            return Batch(use, on_disk.complete_segment(spec, marker), marker)
+        segment = on_disk.begun_segment(self._objects, spec, use.segment, len(use.rows))
         parts = on_disk.read_parts(self._objects, segment)
         return Batch(use, segment, parts=parts, found_parts=frozenset(parts))
 

@@ -1,0 +1,165 @@
+"""How fast is the build, against the straightforward way and against bare reads and FFTs, all in this one run?
+
+    python bench/build_features.py --captures 4096
+
+Writes captures of 192,000 complex128 samples (3.07 MB each) to a temporary directory, and measures, each in two processes
+and with the files in the page cache:
+
+* naive: `np.load` of the whole file, `scipy.signal.stft` on float64, all frames, dense mel, then crop;
+* bare FFTs: the same ranged reads and the same 96 FFTs per capture as the build, and nothing else;
+* bare log-mel: the same ranged reads and log-mel, into memory that is thrown away: no Dask, no Zarr, no statistics;
+* build: `build-features` on two Dask workers, everything included once the cluster is up and has imported its modules.
+
+The issue's bars: build / naive of at least 15; build / bare FFTs of at least 0.6.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one thread per process, for everyone: two processes share two cores
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from featurestore import services
+from featurestore.build import BuildRequest, build
+from featurestore.catalog import CaptureRecord, record
+from featurestore.cluster import local_cluster
+from featurestore.mel import LogMel, mel_filters, taper
+from featurestore.objects import Location
+from featurestore.progress import Silent
+from featurestore.snapshot import default_key
+from featurestore.spec import FeatureSpec, SplitSpec
+
+PROCESSES = 2
+SAMPLES = 192_000
+SPEC = FeatureSpec()
+
+
+def write_captures(raw: Path, count: int) -> Iterator[CaptureRecord]:
+    """Noise captures, seven to a session; the samples are the same but rotated, so that writing them is quick."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(scale=0.05, size=(2, SAMPLES)).T.copy().view(np.complex128)[:, 0]
+    for index in range(count):
+        session = uuid.uuid5(uuid.NAMESPACE_URL, str(index // 7))
+        path = raw / default_key(session.bytes, index % 7)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.roll(noise, index))
+        yield CaptureRecord(session, index % 7, 45.0 + index % 50 / 100, 7.5, 192_000.0, approved=True)
+
+
+def naive(paths: list[Path]) -> None:
+    """The straightforward way."""
+    filters, window = mel_filters(SPEC), taper(SPEC)
+    for path in paths:
+        z = np.load(path)
+        start = SPEC.starts(len(z))[0] // SPEC.hop_length
+        tensor = []
+        for channel in (z.real, z.imag, np.abs(z)):
+            _, _, x = scipy.signal.stft(
+                channel, nperseg=SPEC.n_fft, noverlap=SPEC.n_fft - SPEC.hop_length, window=window, boundary=None, padded=False
+            )
+            power = (2 * np.abs(x)) ** 2
+            decibels = 10 * np.log10(np.maximum(filters @ power, 1e-12))
+            tensor.append(decibels[:, start : start + SPEC.n_frames])
+        np.stack(tensor).astype(np.float16)
+
+
+def read_window(path: Path) -> np.ndarray:
+    """The samples of the middle window, by one ranged read."""
+    with path.open("rb") as file:
+        begin = 128 + 16 * SPEC.starts(SAMPLES)[0]
+        return np.frombuffer(os.pread(file.fileno(), 16 * SPEC.span, begin), np.complex128)
+
+
+def bare_ffts(paths: list[Path]) -> None:
+    """Ranged reads and FFTs, nothing else."""
+    channels = np.empty((3, SPEC.span), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(channels, SPEC.n_fft, axis=1)[:, :: SPEC.hop_length]
+    for path in paths:
+        z = read_window(path)
+        channels[0], channels[1] = z.real, z.imag
+        np.sqrt(channels[0] ** 2 + channels[1] ** 2, out=channels[2])
+        scipy.fft.rfft(frames, axis=-1)
+
+
+def bare_logmel(paths: list[Path]) -> None:
+    """Ranged reads and log-mel, thrown away."""
+    compute, out = LogMel(SPEC), np.empty((3, SPEC.n_mels, SPEC.n_frames), np.float32)
+    for path in paths:
+        compute(read_window(path), out)
+
+
+def measure(work: Callable[[list[Path]], None], paths: list[Path]) -> float:
+    """Captures per second of `work` in two processes; their start and imports apart."""
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        pool.map(work, [paths[:2]] * PROCESSES, chunksize=1)  # imports, tables
+        began = time.perf_counter()
+        pool.map(work, [paths[i::PROCESSES] for i in range(PROCESSES)], chunksize=1)
+        return len(paths) / (time.perf_counter() - began)
+
+
+def measure_build(raw: Path, directory: Path, catalog: str) -> tuple[float, float, float]:
+    """Captures per second, bytes read over bytes needed, and the peak memory of a worker in GB."""
+    spec, split = SPEC, SplitSpec()
+    with local_cluster(PROCESSES) as cluster:
+
+        def request(store: str, limit: int | None) -> BuildRequest:
+            locations = Location.parse(str(raw)), Location.parse(str(directory / store))
+            return BuildRequest(catalog, *locations, spec, split, limit=limit, scheduler=cluster.scheduler_address)
+
+        build(request("warm-up", 1024), Silent())  # two chunks of full size: imports, tables and buffers
+        began = time.perf_counter()
+        report = build(request("features", None), Silent())
+        seconds = time.perf_counter() - began
+        with cluster.get_client() as client:
+            peaks = client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    needed = report.captures * 16 * SPEC.span
+    return report.captures / seconds, report.bytes_read / needed, max(peaks.values()) / 1e6
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captures", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
+        directory = Path(name)
+        raw = directory / "raw"
+        with services.running(directory / "services", s3=False) as running:
+            record(running.catalog, write_captures(raw, arguments.captures))
+            paths = sorted(raw.glob("sessions/*/*.npy"))
+            for path in paths:
+                path.read_bytes()  # into the page cache
+            ratios = []
+            for repeat in range(arguments.repeats):
+                slow = measure(naive, paths[:128])
+                ffts = measure(bare_ffts, paths)
+                logmel = measure(bare_logmel, paths)
+                fast, bytes_ratio, peak_gb = measure_build(raw, directory / str(repeat), running.catalog)
+                print(
+                    f"captures/s: naive {slow:,.0f}, bare FFTs {ffts:,.0f}, bare log-mel {logmel:,.0f}, build {fast:,.0f}\n"
+                    f"  build over naive {fast / slow:.1f}, over bare FFTs {fast / ffts:.2f}, over bare log-mel "
+                    f"{fast / logmel:.2f}; bytes read over needed {bytes_ratio:.4f}; peak of a worker {peak_gb:.2f} GB",
+                    flush=True,
+                )
+                ratios.append((fast / slow, fast / ffts, fast / logmel))
+            print(
+                "median of the ratios: naive {:.1f}, bare FFTs {:.2f}, bare log-mel {:.2f}".format(*np.median(ratios, axis=0))
+            )
+
+
+if __name__ == "__main__":
+    main()
