@@ -407,5 +407,34 @@ def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
         click.echo(path)
 
 
+# --- demo ---
+
+
+@main.command()
+@click.option(
+    "--dir",
+    "directory",
+    default="demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything goes; the same directory again goes on from there.",
+)
+@click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
+@click.option("--sessions", default=24, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
+def demo(directory: Path, s3: bool, sessions: int) -> None:
+    """Everything on simulated captures and embedded services: simulate, build, build again, show, draw, open.
+
+    Each step is a command that is printed before it runs, so that it can be repeated.
+
+    \b
+    Examples:
+      heimdall demo
+      heimdall demo --s3 --dir /tmp/demo-s3 --sessions 100
+    """
+    from featurestore.demo import Demo, run
+
+    run(Demo(directory.absolute(), s3, sessions, sessions + max(1, sessions // 10)), click.echo)
+
+
 if __name__ == "__main__":
     main()

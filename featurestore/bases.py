@@ -79,7 +79,7 @@ def bases_path(spec_id: str) -> str:
 
 
 def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
-    """Write a basis, its group metadata last; one that exists stays as it is."""
+    """Write a basis, its group metadata last. Of one that exists, only the time is new: it is the current one again."""
     path = f"{bases_path(spec.id)}/{basis.id}"
     layouts = {}
     for name, values in (("mean", basis.mean), ("std", basis.std)):
@@ -89,7 +89,7 @@ def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
         write_array(objects, f"{path}/{name}", values, layout)
         layouts[name] = layout.metadata()
     attributes = {"spec": spec.id, "basis": basis.id, "rows": basis.rows, "created": basis.created, **basis.origin}
-    objects.put_json(f"{path}/zarr.json", group_metadata(attributes, layouts), create=True)
+    objects.put_json(f"{path}/zarr.json", group_metadata(attributes, layouts))
 
 
 def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:

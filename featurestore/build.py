@@ -283,8 +283,13 @@ def _publish(objects: Objects, outcome: _Outcome) -> None:
 
 
 def version_id(plan: Plan, basis: str) -> str:
-    """The name of a feature set: spec, basis, split, and every capture with its object and all its labels."""
-    head = {"spec": plan.spec.id, "basis": basis, "split": plan.split.to_json()}
+    """The name of a feature set: spec, basis, split, and every capture with its object and all its labels.
+
+    The segments are part of it, since the label arrays follow their order: two builders that find the same rows in other
+    segments must not write under one name.
+    """
+    segments = sorted(use.segment for use in plan.segments)
+    head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
     content = hashlib.sha256(canonical_json(head).encode())
     snapshot = plan.snapshot
     columns = (

@@ -183,6 +183,8 @@ def _numpy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.complexfl
 def check_samples(z: Samples) -> Samples | Rejection:
     """The samples of one window, unless they are all the same."""
     if z[0] == z[-1] and z[0] == z[len(z) // 2] and (z == z[0]).all():
+        if not np.isfinite(z[0]):
+            return not_finite(z)
         return Rejection(Reason.SILENT, f"every sample of the window is {complex(z[0]):.6g}")
     return z
 

@@ -117,7 +117,7 @@ class FeatureSet:
             raise UsageError("to_xarray needs xarray; install it: pip install xarray") from error
         labels = self.labels
         spec_json = self.spec.to_json()
-        band = "coefficient" if self.spec.n_mfcc else "mel"
+        band, units = ("coefficient", ("1", "1")) if self.spec.n_mfcc else ("mel", ("dBFS", "dB"))
         coordinates: dict[str, Any] = {
             "split": ("row", labels.split, LABEL_ATTRIBUTES["split"]),
             "latitude": ("row", labels.position[:, 0], {"units": "degrees_north"}),
@@ -132,8 +132,8 @@ class FeatureSet:
         return xarray.Dataset(
             {
                 "features": (dimensions, self._lazy_features(), {"units": "1"}),
-                "mean": (dimensions[1:3], self.basis.mean, {"units": "dBFS"}),
-                "std": (dimensions[1:3], self.basis.std, {"units": "dB"}),
+                "mean": (dimensions[1:3], self.basis.mean, {"units": units[0]}),
+                "std": (dimensions[1:3], self.basis.std, {"units": units[1]}),
             },
             coords=coordinates,
             attrs={"version": self.version, "spec": self.manifest.spec, "basis": self.manifest.basis, **spec_json},

@@ -7,6 +7,7 @@ exponential backoff and jitter.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -237,6 +238,24 @@ class Objects:
         except Exception as error:
             raise self._explain(error, key) from error
         return True
+
+    def put_if_changed(self, key: str, data: bytes | memoryview) -> bool:
+        """Write an object unless the very same bytes are there already; returns whether it was written.
+
+        A rewrite would change the ETag or time of an object, and with it the digest of what is made from it.
+        """
+        try:
+            known = obstore.head(self.store, key)
+        except FileNotFoundError:
+            known = None
+        except Exception as error:
+            raise self._explain(error, key) from error
+        if known is not None and known["size"] == len(data):
+            # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            if (known["e_tag"] or "").strip('"') == md5 or memoryview(self.read(key)) == data:
+                return False
+        return self.put(key, data)
 
     def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
         """Write `value` as indented JSON; see `put`."""

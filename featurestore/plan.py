@@ -13,7 +13,7 @@ from featurestore.rejection import Reason
 from featurestore.rows import Holding, RowFacts, chunk_rows
 from featurestore.snapshot import Snapshot
 from featurestore.spec import FeatureSpec, SplitSpec
-from featurestore.split import assign
+from featurestore.split import assign, on_earth
 
 FINISH_SHARE = 0.5
 """An interrupted segment is finished when at least this share of its rows is still wanted; else they are planned afresh."""
@@ -58,7 +58,8 @@ class Plan:
         listing: what the raw location says of them.
         capture_reason: (n,) uint8: captures rejected by catalog or listing alone; 0 for all others.
         capture_split: (n,) uint8.
-        segments: those that the set is a view of, in its order: complete ones, an interrupted one, a new one.
+        segments: those that the set is a view of, complete or to be computed; most rows first (the name decides between
+            equals), so that planning again gives the same order.
     """
 
     spec: FeatureSpec
@@ -119,6 +120,7 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
     unfinished = [holding for holding in holdings if holding.reason is None]
     uses += [slots.claim(holding) for holding in unfinished if slots.wanted(holding).mean() >= FINISH_SHARE]
     uses.append(slots.claim_rest(spec))
+    uses.sort(key=lambda use: (-len(use.rows), use.segment))
     return Plan(
         spec,
         split,
@@ -185,12 +187,10 @@ class _Slots:
 
 def _judge(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
     """What catalog and listing alone say against each capture."""
-    latitude, longitude = snapshot.position.T
     with np.errstate(invalid="ignore"):
-        on_earth = (np.abs(latitude) <= 90) & (np.abs(longitude) <= 180) & ((latitude != 0) | (longitude != 0))
         right_rate = np.abs(snapshot.sample_rate_hz - spec.sample_rate_hz) <= SAMPLE_RATE_TOLERANCE * spec.sample_rate_hz
     reasons = np.where(listing.size_bytes == MISSING, Reason.MISSING_OBJECT, Reason.VALID)
-    reasons = np.where(on_earth, reasons, Reason.BAD_POSITION)
+    reasons = np.where(on_earth(snapshot.position), reasons, Reason.BAD_POSITION)
     return np.where(right_rate, reasons, Reason.SAMPLE_RATE_MISMATCH).astype(np.uint8)
 
 

@@ -14,16 +14,16 @@ from featurestore.sets import Rejected
 
 
 class Quality:
-    """Collects rejections. A capture counts once, under the reason that was found first, however many of its windows fail."""
+    """Collects rejections. A capture counts once, under the reason of its first bad window, however many of them are bad."""
 
     def __init__(self, plan: Plan, max_fraction: float) -> None:
         self._plan = plan
         self._max_fraction = max_fraction
         self._reasons = plan.capture_reason.copy()  # (capture,)
-        self._details: dict[int, dict[int, str]] = defaultdict(dict)  # capture → window → what was found
+        self._found: dict[int, dict[int, tuple[Reason, str]]] = defaultdict(dict)  # capture → window → reason, detail
         for use in plan.segments:
             if use.reason is not None:
-                bad = use.wanted & (use.reason != Reason.VALID)
+                bad = np.flatnonzero(use.wanted & (use.reason != Reason.VALID))[::-1]  # backwards: the first window stays
                 self._reasons[use.capture[bad]] = use.reason[bad]
 
     def add(self, use: SegmentUse, rejected: RejectedRows) -> None:
@@ -31,8 +31,9 @@ class Quality:
         for row, (reason, detail) in rejected.items():
             capture = int(use.capture[row])
             if capture != NOT_WANTED:
-                self._reasons[capture] = self._reasons[capture] or reason
-                self._details[capture][int(use.rows.window[row])] = detail
+                windows = self._found[capture]
+                windows[int(use.rows.window[row])] = reason, detail
+                self._reasons[capture] = windows[min(windows)][0]
 
     def counts(self) -> dict[str, int]:
         """Rejected captures by reason."""
@@ -63,14 +64,14 @@ class Quality:
 
     def _describe(self, capture: int) -> Rejected:
         snapshot = self._plan.snapshot
-        found = self._details.get(capture)
+        found = self._found.get(capture)
         if self._plan.capture_reason[capture]:
             detail = explain_rejection(self._plan, capture)
         elif not found:
             detail = "known from an earlier build"
         elif self._plan.spec.windows_per_capture == 1:
-            detail = found[0]
+            detail = found[0][1]
         else:
-            detail = "; ".join(f"window {window}: {text}" for window, text in sorted(found.items()))
+            detail = "; ".join(f"window {window}: {text}" for window, (_, text) in sorted(found.items()))
         reason = Reason(int(self._reasons[capture]))
         return Rejected(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)

@@ -11,6 +11,10 @@ import numpy.typing as npt
 NO_TIMESTAMP = np.iinfo(np.int64).min
 """Timestamp of a capture that has none; the same bits as numpy's NaT."""
 
+KEYS_AT_ONCE = 10_000
+
+_DIGIT_PLACES = [place for place in range(36) if place not in (8, 13, 18, 23)]
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -38,17 +42,39 @@ class Snapshot:
         custom = self.custom_keys.get(index)
         return custom if custom is not None else default_key(self.session_id[index].tobytes(), self.websdr_id[index])
 
+    def keys_at(self, index: npt.NDArray[np.int64]) -> list[str]:
+        """The object keys of the captures at `index`, in its order: `key` for many, in a quarter of the time."""
+        texts = format_sessions(self.session_id[index])
+        keys = list(map(_usual_key, texts, self.websdr_id[index].tolist()))
+        if self.custom_keys:
+            return [self.custom_keys.get(capture, key) for capture, key in zip(index.tolist(), keys, strict=True)]
+        return keys
+
     def keys(self) -> Iterator[str]:
         """The object keys of all captures, in order."""
-        return map(self.key, range(len(self)))
+        for start in range(0, len(self), KEYS_AT_ONCE):
+            yield from self.keys_at(np.arange(start, min(start + KEYS_AT_ONCE, len(self))))
 
 
 def default_key(session_id: bytes, websdr_id: int | np.int32) -> str:
     """`sessions/{session_id}/websdr_{websdr_id}.npy`, of a session given as its 16 bytes."""
-    return f"sessions/{format_session(session_id)}/websdr_{int(websdr_id)}.npy"
+    return _usual_key(format_session(session_id), int(websdr_id))
+
+
+def _usual_key(session: str, websdr_id: int) -> str:
+    return f"sessions/{session}/websdr_{websdr_id}.npy"
 
 
 def format_session(session_id: bytes) -> str:
-    """`str(UUID(bytes=session_id))`, four times as fast: it is done for every capture of a catalog."""
+    """`str(UUID(bytes=session_id))`, four times as fast."""
     digits = session_id.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def format_sessions(session_id: npt.NDArray[np.uint8]) -> list[str]:
+    """`format_session` of every row of (n, 16), faster again: it is done for every capture of a catalog."""
+    digits = np.frombuffer(session_id.tobytes().hex().encode(), np.uint8).reshape(-1, 32)
+    texts = np.full((len(digits), 36), ord("-"), np.uint8)  # (session, character)
+    texts[:, _DIGIT_PLACES] = digits
+    joined = texts.tobytes().decode()
+    return [joined[start : start + 36] for start in range(0, len(joined), 36)]

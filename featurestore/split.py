@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.snapshot import format_session
+from featurestore.snapshot import format_sessions
 from featurestore.spec import SplitSpec
 
 CIRCLE = 2.0**64
@@ -48,8 +48,7 @@ def hash_sessions(session_id: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
         (n,) uint64.
     """
     first, inverse = unique_sessions(session_id)
-    texts = (format_session(session_id[index].tobytes()) for index in first)
-    return _hash_all(texts, len(first))[inverse]
+    return _hash_all(format_sessions(session_id[first]), len(first))[inverse]
 
 
 def unique_sessions(session_id: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -84,14 +83,26 @@ def assign(spec: SplitSpec, session_id: npt.NDArray[np.uint8], position: npt.NDA
     return np.where(u < train_end, Split.TRAIN, np.where(u < val_end, Split.VAL, Split.TEST)).astype(np.uint8)
 
 
+def on_earth(position: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which positions can be true: finite, in range, and not the (0, 0) that stands for "unknown" in many tables.
+
+    Args:
+        position: (n, 2) latitude, longitude in degrees.
+    """
+    latitude, longitude = position.T
+    with np.errstate(invalid="ignore"):
+        good: npt.NDArray[np.bool_] = (np.abs(latitude) <= 90) & (np.abs(longitude) <= 180) & (position != 0).any(axis=1)
+    return good
+
+
 def _hash_regions(
     spec: SplitSpec, session_id: npt.NDArray[np.uint8], position: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint64]:
-    """The hash of the grid cell of each capture's session: the cell of its first capture that has a position at all."""
+    """The hash of the grid cell of each capture's session: the cell of its first capture with a good position."""
     first, inverse = unique_sessions(session_id)
-    known = np.flatnonzero(np.isfinite(position).all(axis=1))[::-1]  # backwards: the first one is written last
+    known = np.flatnonzero(on_earth(position))[::-1]  # backwards: the first one is written last
     cells = np.zeros((len(first), 2))
-    cells[inverse[known]] = np.floor(position[known] / (spec.region_degrees or 1.0))
+    cells[inverse[known]] = np.floor(position[known] / (spec.region_degrees or 1.0)) + 0.0  # there is no cell -0
     return _hash_all((f"{row:.0f},{column:.0f}" for row, column in cells), len(first))[inverse]
 
 

@@ -191,6 +191,16 @@ def test_refit_always_fits_to_this_set(corpus: Corpus) -> None:
     check_fitted(open_plainly(corpus.store.directory))
 
 
+def test_a_basis_that_is_fitted_again_is_the_current_one_again(corpus: Corpus) -> None:
+    corpus.add(*range(10))
+    first = corpus.build()
+    corpus.add(10, 11, 12)
+    corpus.build(refit="always")
+    corpus.sql("UPDATE measurements SET approved = false WHERE id > 30")
+    assert corpus.build(refit="always").version == first.version
+    assert corpus.build().up_to_date
+
+
 def test_every_reason_is_recorded_and_the_build_goes_on(corpus: Corpus) -> None:
     corpus.add(*range(20))
     for index, reason in enumerate(REASONS):
@@ -227,6 +237,23 @@ def test_rejected_windows_leave_the_others_of_their_capture(corpus: Corpus) -> N
     opened = open_plainly(corpus.store.directory)
     assert [entry["detail"][:9] for entry in opened.rejected] == ["window 2:"]
     check_fitted(opened)
+
+
+def test_a_capture_keeps_its_reason_from_build_to_build(corpus: Corpus) -> None:
+    """Windows that are bad for different reasons: the first one's counts, now and when it is known from an earlier build."""
+    corpus.add(*range(10))
+    z = corpus.samples(3, 2)
+    z[:1000] = 0.5
+    z[-5] = np.nan
+    np.save(corpus.raw.directory / corpus.key(3, 2), z)
+    spec = replace(SMALL, windows_per_capture=3)
+    first = corpus.build(spec=spec)
+    entries = open_set(str(corpus.store)).rejected
+    again = corpus.build(spec=spec, split=SplitSpec(seed=1))
+    assert first.rejected == again.rejected == {"silent": 1}
+    assert open_set(str(corpus.store)).rejected == entries
+    assert entries[0].detail.startswith("window 0: every sample of the window is 0.5")
+    assert "window 2: 1 of" in entries[0].detail
 
 
 @pytest.mark.parametrize("broken", ["missing_object", "silent"])

@@ -86,10 +86,12 @@ def test_regions_are_never_torn_apart() -> None:
 
 def test_a_session_of_several_captures_is_in_the_region_of_its_first_good_position() -> None:
     ids = columns([sessions(1)[0]] * 3)
-    position = np.array([[np.nan, np.nan], [45.0, 7.0], [10.0, 10.0]])
-    spec = SplitSpec(by="region")
-    expected = assign(spec, ids[:1], position[1:2])[0]
-    np.testing.assert_array_equal(assign(spec, ids, position), np.full(3, expected))
+    for bad in ([np.nan, np.nan], [0.0, 0.0], [145.0, 7.0]):
+        position = np.array([bad, [45.0, 7.0], [10.0, 10.0]])
+        for seed in range(5):
+            spec = SplitSpec(by="region", seed=seed)
+            expected = assign(spec, ids[:1], position[1:2])[0]
+            np.testing.assert_array_equal(assign(spec, ids, position), np.full(3, expected))
 
 
 def test_sessions_are_hashed_by_their_usual_text() -> None:

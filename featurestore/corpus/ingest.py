@@ -92,26 +92,11 @@ def ingest(  # noqa: PLR0913, PLR0917 - four places and two ways: each is given 
     return result
 
 
-def write_if_changed(objects: Objects, key: str, samples: Complex) -> tuple[bool, int]:
-    """Write samples as .npy unless the very same bytes are there.
-
-    A rewrite would change ETag or time of an object, hence its digest, and its features would be computed anew.
-
-    Returns:
-        Whether it was written, and its size in bytes.
-    """
+def write_capture(objects: Objects, key: str, samples: Complex) -> tuple[bool, int]:
+    """Write samples as .npy unless they are there already; returns whether they were written, and the size in bytes."""
     buffer = io.BytesIO()
     np.save(buffer, samples, allow_pickle=False)
-    data = buffer.getvalue()
-    folder = key.rpartition("/")[0]
-    known = {info.key: info for info in objects.walk(folder)}.get(key)
-    if known is not None and known.size_bytes == len(data):
-        # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if (known.etag or "").strip('"') == md5 or objects.get(key) == data:
-            return False, len(data)
-    objects.put(key, data)
-    return True, len(data)
+    return objects.put_if_changed(key, buffer.getvalue()), buffer.tell()
 
 
 def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work: tuple[Label, UUID]) -> _Outcome:
@@ -136,7 +121,7 @@ def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work:
         peak = float(np.abs(samples.view(samples.real.dtype)).max())
         if peak > LOUD and index == 0:
             outcome.notes.append(f"reaches {peak:.4g} where full scale is 1; scale it, or name its format")
-        written, n_bytes = write_if_changed(objects, capture.key, samples)
+        written, n_bytes = write_capture(objects, capture.key, samples)
         outcome.written_bytes.append(n_bytes if written else 0)
         outcome.records.append(capture.record)
     if outcome.records:

@@ -137,7 +137,7 @@ def simulate_sessions(task: SessionRange) -> Written:
             if capture.npy is None:
                 objects.delete([key])  # an earlier corpus of this seed may have put one there
             else:
-                objects.put(key, capture.npy)
+                objects.put_if_changed(key, capture.npy)
                 n_bytes += len(capture.npy)
             captures.append((capture.truth, capture.record))
     return Written(task.start, captures, n_bytes)

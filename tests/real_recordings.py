@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "real-iq"
+BESIDE = Path(__file__).resolve().parents[1].parent / "shared" / "real-iq"
 MADE_UP = (45.07, 7.69)
 """Where the index knows no transmitter: a position that is not true, so that the row can be ingested at all."""
 
