@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.errors import ShortObjectError
 from featurestore.objects import Objects, ReadBytes
 from featurestore.rejection import Reason, Rejection
 from featurestore.spec import FeatureSpec
@@ -83,6 +84,9 @@ class CaptureReader:
         except FileNotFoundError:
             gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
             return CaptureRead([gone] * len(windows), 0)
+        except ShortObjectError:
+            shorter = Rejection(Reason.UNREADABLE, f"became shorter than the {size_bytes} bytes that were listed")
+            return CaptureRead([shorter] * len(windows), 0)
 
     def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
         likely = self._likely.get(size_bytes)
@@ -93,7 +97,7 @@ class CaptureReader:
         if memoryview(buffers[0]) != header:
             del self._likely[size_bytes]
             return None
-        return CaptureRead([self._window(buffer, layout) for buffer in buffers[1:]], n_bytes)
+        return CaptureRead([_window(buffer, layout) for buffer in buffers[1:]], n_bytes)
 
     def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
         n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
@@ -109,7 +113,7 @@ class CaptureReader:
             return CaptureRead([layout] * len(windows), n_bytes)
         self._likely[size_bytes] = header, layout
         buffers, more = self._get(key, self._ranges(layout, windows))
-        return CaptureRead([self._window(buffer, layout) for buffer in buffers], n_bytes + more)
+        return CaptureRead([_window(buffer, layout) for buffer in buffers], n_bytes + more)
 
     def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
         starts = self._spec.starts(layout.n_samples)
@@ -119,10 +123,9 @@ class CaptureReader:
         buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])
         return buffers, sum(end - begin for begin, end in ranges)
 
-    def _window(self, buffer: ReadBytes, layout: Layout) -> Samples | Rejection:
-        if len(buffer) != self._spec.span * layout.dtype.itemsize:
-            return Rejection(Reason.UNREADABLE, "became shorter while it was read")
-        return check_samples(np.frombuffer(memoryview(buffer), layout.dtype))
+
+def _window(buffer: ReadBytes, layout: Layout) -> Samples | Rejection:
+    return check_samples(np.frombuffer(memoryview(buffer), layout.dtype))
 
 
 def header_bytes(head: bytes) -> int:

@@ -23,6 +23,10 @@ class StoreError(HeimdallError):
     """An object in the store is missing, damaged or not what it should be."""
 
 
+class ShortObjectError(StoreError):
+    """An object ends before the bytes that were asked for."""
+
+
 class ServiceUnavailableError(HeimdallError):
     """A server does not answer; the same command can succeed later (exit code 75, EX_TEMPFAIL)."""
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
+from featurestore.errors import HeimdallError, ServiceUnavailableError, ShortObjectError, StoreError
 
 # Where obstore's error texts hold what people need to know: the server's words, the system's words, or a Rust type's name.
 _WORDS = (
@@ -49,7 +49,7 @@ def explain(error: Exception, name: str, location: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{name} does not exist")
     if "InvalidRange" in text:
-        return StoreError(f"{name} ends before the bytes that were asked for; it is shorter than expected")
+        return ShortObjectError(f"{name} ends before the bytes that were asked for; it is shorter than expected")
     if location.startswith("file:"):
         return StoreError(f"{name}: {reason}; check the directory, its permissions and the space left")
     return _explain_answer(error, name, text, reason)

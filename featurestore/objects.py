@@ -191,6 +191,7 @@ class Objects:
 
         Raises:
             FileNotFoundError: when there is no such object.
+            ShortObjectError: when it ends before.
         """
         if self.location.is_local:
             try:
@@ -207,9 +208,12 @@ class Objects:
     def _pread(self, key: str, starts: Sequence[int], ends: Sequence[int]) -> Sequence[bytes]:
         file = os.open(self._file(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return [os.pread(file, end - start, start) for start, end in zip(starts, ends, strict=True)]
+            parts = [os.pread(file, end - start, start) for start, end in zip(starts, ends, strict=True)]
         finally:
             os.close(file)
+        if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
+            raise OSError(f"{key} ends before the bytes that were asked for")
+        return parts
 
     def _read_file(self, key: str) -> bytes:
         with open(self._file(key), "rb", buffering=0) as file:  # noqa: PTH123 - a Path would take longer than the read

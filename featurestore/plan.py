@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ class SegmentUse:
     capture: Index
     reason: npt.NDArray[np.uint8] | None
 
-    @property
+    @cached_property  # it is asked for once per chunk
     def wanted(self) -> npt.NDArray[np.bool_]:
         """(n,) which rows the set wants."""
         return np.not_equal(self.capture, NOT_WANTED)

@@ -23,7 +23,7 @@ from featurestore.compute import (
 )
 from featurestore.moments import Moments, merge_all
 from featurestore.objects import Objects
-from featurestore.plan import NOT_WANTED, Plan, SegmentUse
+from featurestore.plan import Plan, SegmentUse
 from featurestore.progress import Progress
 from featurestore.rejection import Reason
 from featurestore.segments import Part, Rejected, Segment, features_name
@@ -181,13 +181,13 @@ class TensorBuild:
                 if batch.marker is not None or chunk in batch.found_parts:
                     continue
                 rows = batch.rows(chunk)
-                captures = use.capture[rows].tolist()
+                keys = plan.snapshot.keys_at(use.capture[rows])  # of a row that is not wanted: some other capture's
                 yield ComputeChunk(
                     self._raw_url,
                     self._objects.location.url,
                     batch.segment,
                     chunk,
-                    ["" if capture == NOT_WANTED else plan.snapshot.key(capture) for capture in captures],
+                    [key if wanted else "" for key, wanted in zip(keys, use.wanted[rows].tolist(), strict=True)],
                     plan.listing.size_bytes[use.capture[rows]].tolist(),
                     use.rows.window[rows].tolist(),
                     use.wanted[rows],

@@ -118,8 +118,11 @@ def test_an_object_that_went_away_is_missing(tmp_path: Path) -> None:
 def test_an_object_that_became_shorter_is_unreadable(tmp_path: Path) -> None:
     data = npy(noise(1000))
     (tmp_path / "a.npy").write_bytes(data[:5000])
+    (tmp_path / "b.npy").write_bytes(data)
     reader = CaptureReader(open_objects(Location.parse(str(tmp_path)).url), SPEC)
     assert reason(reader.read("a.npy", len(data), [0]).windows) == "unreadable"
+    reader.read("b.npy", len(data), [0])
+    assert reason(reader.read("a.npy", len(data), [0]).windows) == "unreadable"  # also where the layout is guessed
 
 
 def header(text: str, version: bytes = b"\x01\x00") -> bytes:
