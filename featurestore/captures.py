@@ -121,7 +121,10 @@ class CaptureReader:
 
     def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[ReadBytes], int]:
         buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])
-        return buffers, sum(end - begin for begin, end in ranges)
+        n_bytes = sum(end - begin for begin, end in ranges)
+        if sum(map(len, buffers)) != n_bytes:  # a range that only begins in the object is cut off at its end
+            raise ShortObjectError(key)
+        return buffers, n_bytes
 
 
 def _window(buffer: ReadBytes, layout: Layout) -> Samples | Rejection:

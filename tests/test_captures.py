@@ -125,6 +125,18 @@ def test_an_object_that_became_shorter_is_unreadable(tmp_path: Path) -> None:
     assert reason(reader.read("a.npy", len(data), [0]).windows) == "unreadable"  # also where the layout is guessed
 
 
+@pytest.mark.parametrize("length", [100, 7000, 9000])
+def test_an_object_in_s3_that_became_shorter_is_unreadable(bucket: str, length: int) -> None:
+    data = npy(noise(1000))
+    objects = open_objects(bucket)
+    objects.put("a.npy", data[:length])
+    objects.put("b.npy", data)
+    reader = CaptureReader(objects, SPEC)
+    for _ in range(2):
+        assert reason(reader.read("a.npy", len(data), [0]).windows) == "unreadable"
+        assert not isinstance(reader.read("b.npy", len(data), [0]).windows[0], Rejection)
+
+
 def header(text: str, version: bytes = b"\x01\x00") -> bytes:
     body = text.encode("latin1")
     return b"\x93NUMPY" + version + len(body).to_bytes(2 if version[0] == 1 else 4, "little") + body
