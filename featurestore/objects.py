@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -66,6 +67,8 @@ class Location:
     @classmethod
     def parse(cls, text: str) -> Location:
         """Accept a URL or a local path, and return its normal form (absolute, no trailing slash)."""
+        if re.match(r"[A-Za-z0-9]{2,}:/", text) and "://" not in text:
+            raise UsageError(f"location {text!r} is not usable; is it meant to begin with {text.partition(':')[0]}://?")
         if "://" not in text:
             return cls(Path(text).expanduser().absolute().as_uri())
         return cls(text.rstrip("/") if text.rstrip("/") != "file:" else text)

@@ -18,12 +18,18 @@ SPLITS = ("train", "val", "test")
 
 
 def summarize(store: str) -> list[dict[str, Any]]:
-    """One entry per feature set of a store, newest first: version, time, names, counts, spec and basis."""
+    """One entry per feature set of a store, newest first: version, time, names, counts, spec and basis.
+
+    A set that cannot be read has `version` and `damaged`, which says why.
+    """
     objects = open_objects(Location.parse(store).url)
-    if not objects.location.is_local:
-        objects.check()
+    objects.check()
     names = _names(read_tags(objects), read_pointer(objects, f"{LATEST}.json"))
-    return [_summary(manifest, names.get(manifest.version, [])) for manifest in list_sets(objects)]
+    manifests, damaged = list_sets(objects)
+    return [
+        *(_summary(manifest, names.get(manifest.version, [])) for manifest in manifests),
+        *({"version": version, "damaged": str(error)} for version, error in damaged.items()),
+    ]
 
 
 def _names(tags: dict[str, str], latest: str | None) -> dict[str, list[str]]:
@@ -53,20 +59,22 @@ def list_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         yield "no feature set yet; build-features makes one"
         return
     header = ("version", "created (UTC)", "captures", "rows", *SPLITS, "rejected", "spec", "names")
-    table = [header]
-    for entry in found:
-        counts = [f"{entry[key]:,}" for key in ("captures", "rows", *SPLITS)]
-        created = entry["created"][:19].replace("T", " ")
-        rejected = f"{sum(entry['rejected'].values()):,}"
-        table.append((entry["version"], created, *counts, rejected, entry["spec"], " ".join(entry["names"])))
+    table = [header, *(_cells(entry) for entry in found if "damaged" not in entry)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    right = range(2, 8)
+    numbers = range(2, 8)
     for row in table:
-        cells = (
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
+        padded = zip(range(len(header)), row, widths, strict=True)
+        yield "  ".join(cell.rjust(width) if i in numbers else cell.ljust(width) for i, cell, width in padded).rstrip()
+    for entry in found:
+        if "damaged" in entry:
+            yield f"{entry['version']}  {entry['damaged']}"
+
+
+def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    counts = [f"{entry[key]:,}" for key in ("captures", "rows", *SPLITS)]
+    created = entry["created"][:19].replace("T", " ")
+    rejected = f"{sum(entry['rejected'].values()):,}"
+    return entry["version"], created, *counts, rejected, entry["spec"], " ".join(entry["names"])
 
 
 def show(store: str, version: str) -> dict[str, Any]:

@@ -120,12 +120,16 @@ def has_set(objects: Objects, version: str) -> bool:
     return True
 
 
-def list_sets(objects: Objects) -> list[Manifest]:
-    """The manifests of all feature sets, newest first."""
-    versions = [version for version in objects.names("sets") if has_set(objects, version)]
-    return sorted(
-        (read_manifest(objects, version) for version in versions), key=lambda manifest: manifest.created, reverse=True
-    )
+def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
+    """The manifests of all feature sets, newest first; and of those that cannot be read, by version, why."""
+    manifests, damaged = [], {}
+    for version in objects.names("sets"):
+        if has_set(objects, version):
+            try:
+                manifests.append(read_manifest(objects, version))
+            except StoreError as error:
+                damaged[version] = error
+    return sorted(manifests, key=lambda manifest: manifest.created, reverse=True), damaged
 
 
 def read_tags(objects: Objects) -> dict[str, str]:

@@ -352,7 +352,7 @@ def test_an_interrupted_build_goes_on_where_it_was(corpus: Corpus, monkeypatch: 
 
     with pytest.raises(KeyboardInterrupt):
         build(corpus.request(), Interrupt())
-    assert sets.list_sets(sets.Objects(corpus.store)) == []
+    assert sets.list_sets(sets.Objects(corpus.store)) == ([], {})
     report = corpus.build()
     assert (report.reused, report.computed) == (24, 24)
     opened = open_plainly(corpus.store.directory)

@@ -200,6 +200,17 @@ def test_impossible_parameters_are_one_line_and_write_nothing(corpus: Corpus, op
     assert not list(open_objects(corpus.store.url).walk())
 
 
+@pytest.mark.parametrize("address", ["nonsense", "http://x:1", "tcp://127.0.0.1"])
+def test_a_scheduler_that_is_no_address(corpus: Corpus, address: str) -> None:
+    corpus.add(*range(4))
+    assert "wanted an address as tcp://host:8786" in one_line(build_command(corpus, "--scheduler", address), 2)
+
+
+def test_a_mistyped_url(corpus: Corpus) -> None:
+    result = command("build-features", "--raw", "s3:/bucket/raw", "--store", str(corpus.store))
+    assert "is it meant to begin with s3://?" in one_line(result, 2)
+
+
 def test_too_many_rejections_are_exit_3(corpus: Corpus) -> None:
     corpus.add(*range(4))
     corpus.add(4, broken="wrong_dtype")
@@ -256,6 +267,11 @@ def test_features_list_and_show(corpus: Corpus) -> None:
     assert shown["receivers"] == {"1": 20, "2": 20, "3": 20}
     assert np.shape(shown["statistics"]["mean"]) == (3, SMALL.n_mels)
     assert len(shown["rejected_captures"]) == 3
+    open_objects(corpus.store.url).put(f"sets/{first.version}/zarr.json", b'{"attributes": {"schema": 9}}')
+    damaged = command("features", "list", "--store", str(corpus.store)).stdout.splitlines()
+    assert damaged[1].startswith(second.version)
+    assert damaged[2].startswith(first.version)
+    assert "manifest schema 9; this version reads 1" in damaged[2]
     text = command("features", "show", "--store", str(corpus.store)).stdout
     assert f"feature set {second.version} (latest)" in text
     assert "too_short" in text
