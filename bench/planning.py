@@ -35,11 +35,11 @@ from pathlib import Path
 import numpy as np
 
 from featurestore import catalog, segments, services
-from featurestore.build import version_id
 from featurestore.listing import join
 from featurestore.objects import LIST_PAGE, Location, ObjectInfo, Objects
 from featurestore.plan import Plan, make_plan
 from featurestore.progress import Silent
+from featurestore.publish import version_id
 from featurestore.rows import chunk_rows
 from featurestore.segments import Part, Segment
 from featurestore.snapshot import Snapshot

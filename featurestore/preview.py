@@ -8,10 +8,11 @@ from typing import Any
 
 from featurestore import sets
 from featurestore.bases import current_basis
-from featurestore.build import BuildRequest, prepare, version_id
+from featurestore.build import BuildRequest, prepare
 from featurestore.manifest import Manifest
 from featurestore.objects import open_objects
 from featurestore.progress import Progress, format_seconds
+from featurestore.publish import version_id
 from featurestore.quality import Quality
 from featurestore.tensors import TensorBuild, needs_fit
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from featurestore.build import BuildReport, BuildRequest, build
+from featurestore.build import BuildRequest, build
 from featurestore.catalog import CaptureRecord, read_snapshot, record
 from featurestore.corpus.breakage import broken_object, broken_record
 from featurestore.objects import Location, Objects, open_objects
 from featurestore.progress import Silent
+from featurestore.publish import BuildReport
 from featurestore.snapshot import default_key
 from featurestore.spec import FeatureSpec, SplitSpec
 
