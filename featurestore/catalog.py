@@ -258,7 +258,9 @@ def _explain(error: psycopg.Error, conninfo: str) -> HeimdallError:
         )
     if isinstance(error, psycopg.errors.InsufficientPrivilege | psycopg.errors.ReadOnlySqlTransaction):
         return UsageError(f"{name}: {reason}; the user lacks a right that this command needs")
-    if isinstance(error, psycopg.errors.SyntaxError | psycopg.errors.UndefinedColumn | psycopg.DataError):
+    if isinstance(
+        error, psycopg.errors.SyntaxError | psycopg.errors.UndefinedColumn | psycopg.DataError | psycopg.NotSupportedError
+    ):
         return UsageError(f"{name}: {reason}; correct the query or the values it yields")
     if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
         return UsageError(
