@@ -127,6 +127,8 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     basis = current_basis(open_objects(request.store.url), plan.spec.id)
     # Computing can only find fewer rows than planned: a basis that does for all of them does for those that are left.
     at_once = None if needs_fit(request.refit, basis, work.train_rows()) else basis
+    if at_once is None:
+        _require_train_rows(work.train_rows())
 
     def on_part(use: SegmentUse, rejected: RejectedRows) -> None:
         quality.add(use, rejected)
@@ -137,11 +139,7 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
         work.compute(runner, at_once, on_part)
         train_rows = work.train_rows()
         if basis is None or needs_fit(request.refit, basis, train_rows):
-            if not train_rows:
-                raise DataQualityError(
-                    "no valid capture is in the train split, so there is nothing to normalize by; "
-                    "approve more sessions, or choose another --split-seed, --val-fraction or --test-fraction"
-                )
+            _require_train_rows(train_rows)
             fitted = work.fit(runner)
             if basis is not None and fitted.id != basis.id:
                 progress.say(f"new basis {fitted.id} from {train_rows:,} train rows; {basis.id} came from {basis.rows:,}")
@@ -149,3 +147,11 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
         work.normalize(runner, basis)
     work.complete(basis)
     return basis
+
+
+def _require_train_rows(train_rows: int) -> None:
+    if not train_rows:
+        raise DataQualityError(
+            "no valid capture is in the train split, so there is nothing to normalize by; "
+            "approve more sessions, or choose another --split-seed, --val-fraction or --test-fraction"
+        )
