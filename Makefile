@@ -11,7 +11,7 @@ setup: .venv/ready  ## Install everything, in the tested versions, into .venv
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,train,dev]'
 	touch $@
 
 demo: setup  ## Simulate, build and look, on embedded PostgreSQL and files, in ./demo

@@ -407,6 +407,95 @@ def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
         click.echo(path)
 
 
+# --- train ---
+
+
+@main.command()
+@STORE
+@click.option("--features", "version", default="latest", show_default=True, help="Feature set: a version or a tag.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="checkpoints",
+    show_default=True,
+    help="Where checkpoints go: the three best and the last.",
+)
+@click.option("--backbone", default="large", show_default=True, help="tiny, small, base, large, or a ConvNeXt's name in timm.")
+@click.option("--dropout", default=0.1, show_default=True, help="Of both heads.")
+@click.option("--drop-path", default=0.1, show_default=True, help="Stochastic depth of the backbone.")
+@click.option("--freeze-backbone", is_flag=True, help="Train neck and heads only.")
+@click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A timm checkpoint (.safetensors) for the backbone to begin with.",
+)
+@click.option("--batch-size", default=256, show_default=True, help="Rows of one device's batch.")
+@click.option("--epochs", "max_epochs", default=100, show_default=True, help="Epochs, at most.")
+@click.option("--warmup-epochs", default=5, show_default=True, help="Epochs until the learning rate is highest.")
+@click.option("--learning-rate", default=1e-3, show_default=True, help="Highest learning rate, of AdamW.")
+@click.option("--weight-decay", default=1e-4, show_default=True, help="Of AdamW.")
+@click.option("--patience", default=10, show_default=True, help="Epochs without improvement until training stops.")
+@click.option("--loss", "kind", type=click.Choice(["gaussian-nll", "beta-nll"]), default="gaussian-nll", show_default=True)
+@click.option("--beta", default=0.5, show_default=True, help="Of beta-nll.")
+@click.option("--mean-warmup-epochs", default=0, show_default=True, help="Epochs in which sigma is held.")
+@click.option("--precision", type=click.Choice(["auto", "32", "bf16", "16"]), default="auto", show_default=True)
+@click.option(
+    "--cache", type=click.Choice(["auto", "ram", "off"]), default="auto", show_default=True, help="Keep chunks in memory."
+)
+@click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
+@click.option("--seed", default=42, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--resume", metavar="last|PATH", help="Go on from a checkpoint, exactly.")
+@click.option(
+    "--tracking-uri", envvar="MLFLOW_TRACKING_URI", default="sqlite:///mlflow.db", show_default=True, help="Of MLflow."
+)
+@click.option("--experiment", default="heimdall", show_default=True, help="Of MLflow.")
+@click.option("--run-name", help="Of MLflow.")
+@click.option("--no-tracking", is_flag=True, help="Without MLflow.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def train(
+    *,
+    version: str,
+    cache: str,
+    threads: int,
+    seed: int,
+    tracking_uri: str,
+    no_tracking: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a network on a feature set: reads the store and nothing else.
+
+    \b
+    Examples:
+      heimdall train --store s3://features --features baseline
+      heimdall train --store ./features --backbone convnext_atto --epochs 5 --no-tracking
+      heimdall train --store ./features --resume last
+    """
+    from trainer.augment import AugmentSpec
+    from trainer.chunk_source import StreamOptions
+    from trainer.loss import LossSpec
+    from trainer.model import NetworkSpec
+    from trainer.module import OptimizerSpec, TrainingSpec
+    from trainer.run import TrainRequest
+    from trainer.run import train as run_training
+
+    def take(kind: Any) -> Any:
+        return kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+
+    spec = TrainingSpec(take(NetworkSpec), take(OptimizerSpec), take(LossSpec), AugmentSpec(), seed)
+    request = TrainRequest(
+        version=version,
+        training=spec,
+        stream=StreamOptions(threads=threads, cache=cache),
+        tracking_uri=None if no_tracking else tracking_uri,
+        **options,
+    )
+    report = run_training(request, lambda line: click.echo(line, err=True))
+    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+
+
 # --- demo ---
 
 

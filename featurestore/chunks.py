@@ -140,7 +140,7 @@ def checksum(data: npt.NDArray[np.uint8] | bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def decode_chunk(data: ReadBytes, layout: ArrayLayout, name: str, crc: int | None = None) -> Array:
+def decode_chunk(data: ReadBytes | memoryview, layout: ArrayLayout, name: str, crc: int | None = None) -> Array:
     """The rows of a chunk, padding included, as a view of `data`.
 
     Args:

@@ -88,6 +88,19 @@ def test_ranges_are_what_slices_are(objects: Objects) -> None:
     assert list(objects.get_ranges("key", [], [])) == []
 
 
+def test_reading_into_memory_that_is_there(objects: Objects) -> None:
+    objects.put("key", b"abcde")
+    memory = bytearray(5)
+    found = objects.read_into("key", memoryview(memory))
+    assert bytes(memory) == bytes(found) == b"abcde"
+    assert found.obj is memory
+    for size in (4, 6):  # of another length, it comes in memory of its own
+        other = bytearray(size)
+        assert bytes(objects.read_into("key", memoryview(other))) == b"abcde"
+    with pytest.raises(FileNotFoundError):
+        objects.read_into("gone", memoryview(memory))
+
+
 def test_a_range_past_the_end_is_an_error(objects: Objects) -> None:
     objects.put("key", b"short")
     with pytest.raises(StoreError, match=r"/key ends before the bytes"):
