@@ -32,9 +32,10 @@ type: setup  ## mypy --strict
 test: setup  ## The tests, on real PostgreSQL, S3 and Dask
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-bench: setup  ## Speed of the build and of planning, each against something in the same run
+bench: setup  ## Speed of build, planning and stream, each against something in the same run
 	$(BIN)/python bench/build_features.py
 	$(BIN)/python bench/planning.py
+	$(BIN)/python bench/stream.py
 
 docs: setup  ## Check that the pages in docs/ say what the code does
 	$(BIN)/pytest tests/test_format_docs.py tests/corpus/test_simulator_docs.py tests/test_docs.py
