@@ -42,6 +42,20 @@ def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
         show(result)
 
 
+# Options that several commands have.
+CATALOG = click.option(
+    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
+)
+RAW_TO = click.option(
+    "--raw", required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+STORE = click.option(
+    "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
 @click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="heimdall-featurestore")
 def main() -> None:
@@ -98,10 +112,8 @@ def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_
 
 
 @main.command()
-@click.option("--raw", required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory.")
-@click.option(
-    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
-)
+@RAW_TO
+@CATALOG
 @click.option("--sessions", default=60, show_default=True, help="Transmissions, each heard by seven receivers at once.")
 @click.option("--seed", default=7, show_default=True, help="Names the simulated world and all that is drawn in it.")
 @click.option(
@@ -136,7 +148,7 @@ def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_
 @click.option("--workers", type=click.IntRange(min=0), default=None, help="Worker processes; 0 works in this process.")
 @click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", default=None, metavar="ADDR", help="Dask scheduler to use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@QUIET
 def simulate(
     *,
     raw: str,
@@ -183,10 +195,8 @@ def simulate(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV or JSON, one row per file: file, websdr_id, latitude, longitude and more (docs/ingest.md).",
 )
-@click.option("--raw", required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory.")
-@click.option(
-    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
-)
+@RAW_TO
+@CATALOG
 @click.option(
     "--resample-to", "resample_to_hz", type=float, help="Rate of the captures in Hz.  [default: each recording's own]"
 )
@@ -202,8 +212,8 @@ def simulate(
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Recordings converted at the same time.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when any recording was skipped, not only when all were.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+@QUIET
 def ingest(
     *, directory: Path, labels: Path, raw: str, catalog: str, strict: bool, as_json: bool, quiet: bool, **options: Any
 ) -> None:
@@ -235,9 +245,7 @@ def ingest(
 
 
 @main.command("build-features")
-@click.option(
-    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
-)
+@CATALOG
 @click.option("--raw", required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.")
 @click.option(
     "--store", required=True, metavar="URL", help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory."
@@ -291,8 +299,8 @@ def ingest(
     "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
 )
 @click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+@QUIET
 def build_features(
     *,
     catalog: str,
@@ -342,11 +350,6 @@ def build_features(
 @main.group("features")
 def features_group() -> None:
     """Look after feature sets."""
-
-
-STORE = click.option(
-    "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
-)
 
 
 @features_group.command("list")
@@ -453,7 +456,7 @@ def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
 @click.option("--experiment", default="heimdall", show_default=True, help="Of MLflow.")
 @click.option("--run-name", help="Of MLflow.")
 @click.option("--no-tracking", is_flag=True, help="Without MLflow.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@JSON
 def train(
     *,
     version: str,

@@ -126,9 +126,10 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
 def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality: Quality, progress: Progress) -> Basis:
     basis = current_basis(open_objects(request.store.url), plan.spec.id)
     # Computing can only find fewer rows than planned: a basis that does for all of them does for those that are left.
-    at_once = None if needs_fit(request.refit, basis, work.train_rows()) else basis
+    planned_rows = work.train_rows()
+    at_once = None if needs_fit(request.refit, basis, planned_rows) else basis
     if at_once is None:
-        _require_train_rows(work.train_rows())
+        _require_train_rows(planned_rows)
 
     def on_part(use: SegmentUse, rejected: RejectedRows) -> None:
         quality.add(use, rejected)

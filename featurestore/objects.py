@@ -99,10 +99,6 @@ class Location:
         """The directory of a `file://` location."""
         return Path(unquote(urlsplit(self.url).path))
 
-    def child(self, *parts: str) -> Location:
-        """The location below this one."""
-        return Location("/".join([self.url, *parts]))
-
 
 class Objects:
     """The objects under one location. Keys are relative to it, with `/` between their parts.

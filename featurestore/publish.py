@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Outcome:
     def seconds(self) -> float:
         return round(time.monotonic() - self.began, 3)
 
+    @cached_property
     def labels(self) -> Labels:
         """The labels of all rows of all segments; unknown where a row is not served."""
         snapshot = self.plan.snapshot
@@ -91,14 +93,20 @@ class Outcome:
             timestamp=np.where(served, snapshot.timestamp[capture], NO_TIMESTAMP),
         )
 
-    def counts(self, splits: dict[str, int]) -> dict[str, Any]:
+    @cached_property
+    def splits(self) -> dict[str, int]:
+        """Rows in each split."""
+        return count_splits(self.labels.split)
+
+    @cached_property
+    def counts(self) -> dict[str, Any]:
         """The manifest's counts."""
-        rows = sum(splits.values())
+        rows = sum(self.splits.values())
         computed = sum(batch.rows_computed for batch in self.work.batches)
         return {
             "captures": len(self.plan.snapshot),
             "rows": rows,
-            **splits,
+            **self.splits,
             "rejected": self.quality.counts(),
             "reused": rows - computed,
             "computed": computed,
@@ -106,16 +114,14 @@ class Outcome:
 
     def report(self, store: Location, *, up_to_date: bool) -> BuildReport:
         """What to tell the user."""
-        splits = count_splits(self.labels().split)
-        counts = self.counts(splits)
-        seconds = self.seconds
+        counts, seconds = self.counts, self.seconds
         return BuildReport(
             version=self.version,
             store=store.url,
             url=f"{store.url}/{sets.set_path(self.version)}",
             captures=counts["captures"],
             rows=counts["rows"],
-            splits=splits,
+            splits=self.splits,
             rejected=counts["rejected"],
             reused=counts["reused"],
             computed=counts["computed"],
@@ -128,9 +134,9 @@ class Outcome:
 
 def publish(objects: Objects, outcome: Outcome) -> None:
     """Write the labels, the list of rejected captures and, last, the manifest of a set."""
-    plan, labels = outcome.plan, outcome.labels()
+    plan = outcome.plan
     parent = sets.read_pointer(objects, f"{sets.LATEST}.json")
-    crcs, metadata = sets.write_labels(objects, outcome.version, labels)
+    crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
     manifest = Manifest(
         version=outcome.version,
         spec=plan.spec.id,
@@ -138,7 +144,7 @@ def publish(objects: Objects, outcome: Outcome) -> None:
         segments=tuple(SegmentRef(use.segment, len(use.rows)) for use in plan.segments),
         split=plan.split.to_json(),
         snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query},
-        counts=outcome.counts(count_splits(labels.split)),
+        counts=outcome.counts,
         labels=crcs,
         parent=parent,
         software=versions(),

@@ -124,11 +124,12 @@ def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
     """The manifests of all feature sets, newest first; and of those that cannot be read, by version, why."""
     manifests, damaged = [], {}
     for version in objects.names("sets"):
-        if has_set(objects, version):
-            try:
-                manifests.append(read_manifest(objects, version))
-            except StoreError as error:
-                damaged[version] = error
+        try:
+            manifests.append(read_manifest(objects, version))
+        except UsageError:  # its build was never finished
+            continue
+        except StoreError as error:
+            damaged[version] = error
     return sorted(manifests, key=lambda manifest: manifest.created, reverse=True), damaged
 
 

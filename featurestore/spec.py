@@ -6,10 +6,14 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ID_DIGITS = 12
 
@@ -22,6 +26,11 @@ def canonical_json(value: Any) -> str:
 def digest(text: str | bytes) -> str:
     """The first 12 hex digits of SHA-256: the name of specs, bases, segments and feature sets."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:ID_DIGITS]
+
+
+def differing_fields(kind: type[DataclassInstance], values: Mapping[str, Any]) -> str:
+    """The names that only a dataclass or only `values` have, for an error message; empty when they agree."""
+    return ", ".join(sorted({field.name for field in fields(kind)}.symmetric_difference(values)))
 
 
 def _integral(value: Any) -> Any:
@@ -118,12 +127,8 @@ class FeatureSpec:
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> Self:
         """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = sorted(names.symmetric_difference(values))
-            raise UsageError(
-                f"{source} is not a spec this version understands: fields {', '.join(odd)} differ; use a matching version"
-            )
+        if odd := differing_fields(cls, values):
+            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
         return cls(**values)
 
     @property

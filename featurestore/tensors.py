@@ -45,6 +45,7 @@ class Batch:
         crcs: checksums of the features of the basis in question, by chunk, as far as they are known.
         moments: of the train rows of chunks computed by this build.
         found_parts: chunks that an interrupted build had written.
+        is_normalized: whether a complete segment had features of the basis in question before.
     """
 
     use: SegmentUse
@@ -54,6 +55,7 @@ class Batch:
     crcs: dict[int, int] = field(default_factory=dict)
     moments: dict[int, Moments] = field(default_factory=dict)
     found_parts: frozenset[int] = frozenset()
+    is_normalized: bool = False
 
     @property
     def rejected(self) -> Rejected:
@@ -223,7 +225,7 @@ class TensorBuild:
             known = self._known_crcs(batch, basis)
             batch.crcs = {chunk: part.crc32c[name] for chunk, part in batch.parts.items() if name in part.crc32c}
             if known is not None:
-                batch.crcs = dict(enumerate(known))
+                batch.crcs, batch.is_normalized = dict(enumerate(known)), True
             missing = [chunk for chunk in range(batch.segment.n_chunks) if chunk not in batch.crcs]
             if missing:
                 on_disk.declare_features(self._objects, batch.segment, basis.id)
@@ -241,7 +243,7 @@ class TensorBuild:
         for batch in self.batches:
             crcs = [batch.crcs[chunk] for chunk in range(batch.segment.n_chunks)]
             if batch.marker is not None:
-                if self._known_crcs(batch, basis) is None:
+                if not batch.is_normalized:
                     on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
                 continue
             parts = {

@@ -9,7 +9,7 @@ function that pyproj computes here, without series or iteration. The price is fo
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pyproj import Geod, Transformer
 
 from featurestore.errors import DataQualityError, UsageError
+from featurestore.spec import differing_fields
 
 if TYPE_CHECKING:
     import torch
@@ -228,9 +229,7 @@ class Region:
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> Self:
         """The region that `source` holds; `UsageError` names fields that are missing or unknown."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = ", ".join(sorted(names.symmetric_difference(values)))
+        if odd := differing_fields(cls, values):
             raise UsageError(f"{source} holds no region this version understands: fields {odd} differ; use a matching version")
         return cls(**values)
 

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featurestore.errors import ServiceUnavailableError, UsageError
+from featurestore.spec import differing_fields
 from trainer.loss import bounded_sigma
 from trainer.torchvision_ops import declare_missing_ops
 
@@ -72,9 +73,7 @@ class NetworkSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
         """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = ", ".join(sorted(names.symmetric_difference(values)))
+        if odd := differing_fields(cls, values):
             raise UsageError(
                 f"{source} does not hold a network this version understands: fields {odd} differ; use a matching version"
             )

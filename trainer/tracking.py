@@ -8,8 +8,6 @@ from typing import Any
 from featurestore.errors import ServiceUnavailableError
 from trainer.engine import loggers
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-
 
 class ForgivingLogger(loggers.MLFlowLogger):
     """Lightning's logger, but a tracker that fails later is a warning, once, and no end of training."""
