@@ -480,9 +480,9 @@ def train(
     from trainer.chunk_source import StreamOptions
     from trainer.loss import LossSpec
     from trainer.model import NetworkSpec
-    from trainer.module import OptimizerSpec, TrainingSpec
     from trainer.run import TrainRequest
     from trainer.run import train as run_training
+    from trainer.training_spec import OptimizerSpec, TrainingSpec
 
     def take(kind: Any) -> Any:
         return kind(**{field.name: options.pop(field.name) for field in fields(kind)})

@@ -40,10 +40,15 @@ class AugmentSpec:
             raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
 
 
-def seeded(seed: int, epoch: int, batch: int, device: torch.device) -> torch.Generator:
-    """Random numbers that belong to one batch of one epoch, so that a resumed run draws what an uninterrupted one would."""
-    digest = hashlib.sha256(f"{seed}/{epoch}/{batch}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+def step_seed(*place: int) -> int:
+    """A seed that belongs to one step (seed, epoch, batch, rank): a resumed run draws what an uninterrupted one would."""
+    digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def seeded(*place: int, device: torch.device) -> torch.Generator:
+    """Random numbers of one step, see `step_seed`."""
+    return torch.Generator(device).manual_seed(step_seed(*place))
 
 
 def augment(features: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,6 @@
-"""What is watched while a network trains: how long it waited for data, and how large its gradients are."""
+"""What is watched while a network trains: how long it waited for data."""
 
 from __future__ import annotations
-
-import torch
 
 from trainer.engine import callbacks, lightning
 from trainer.loader import FeatureDataModule
@@ -30,17 +28,3 @@ class DataWait(callbacks.Callback):
                 f"warning: {share:.0%} of epoch {trainer.current_epoch} was spent waiting for data "
                 f"({stats.rows / seconds:,.0f} rows/s); keep the set in memory (--cache ram), or read with more --threads"
             )
-
-
-class GradientNorm(callbacks.Callback):
-    """Logs the gradients' norm before they are clipped, averaged over an epoch."""
-
-    def on_before_optimizer_step(
-        self,
-        trainer: lightning.Trainer,  # noqa: ARG002 - Lightning's signature
-        pl_module: lightning.LightningModule,
-        optimizer: torch.optim.Optimizer,  # noqa: ARG002
-    ) -> None:
-        """Once per step."""
-        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-        pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients), on_step=False, on_epoch=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,81 +11,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featurestore.errors import HeimdallError, UsageError
-from trainer.augment import AugmentSpec, augment, seeded
+from featurestore.errors import HeimdallError
+from trainer.augment import augment, seeded, step_seed
+from trainer.checkpoints import TrainedOn
 from trainer.engine import lightning
 from trainer.geometry import Region
 from trainer.loss import LossSpec, finite_rows, localization_loss
 from trainer.metrics import Predictions, measure
-from trainer.model import LocalizationNet, NetworkSpec
+from trainer.model import LocalizationNet
 from trainer.order import PADDING
 from trainer.stream import Batch
+from trainer.training_spec import TrainingSpec
 
 MAX_BAD_STEPS = 5
 """So many steps in a row without a finite loss, and there is no way back: the weights are lost."""
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """AdamW, and its rate over the epochs: a linear warm-up, then half a cosine to zero.
-
-    Attributes:
-        learning_rate: highest rate.
-        weight_decay: of AdamW (Loshchilov & Hutter 2019); biases and norms have none.
-        warmup_epochs: epochs until the rate is highest.
-        max_epochs: epochs until it is zero, and training ends.
-
-    Raises:
-        UsageError: when a value is impossible.
-    """
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_epochs: int = 5
-    max_epochs: int = 100
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate is {self.learning_rate!r}; wanted a number above 0, as 0.001")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"weight_decay is {self.weight_decay!r}; wanted a number from 0")
-        if self.max_epochs < 1 or not self.warmup_epochs >= 0:
-            raise UsageError(
-                f"max_epochs is {self.max_epochs!r}, warmup_epochs {self.warmup_epochs!r}; wanted at least 1 and 0"
-            )
-
-    def factor(self, epochs: float) -> float:
-        """The share of the highest rate after so many epochs."""
-        warmup = min(self.warmup_epochs, self.max_epochs - 1)
-        if epochs < warmup:
-            return max(epochs, 1e-3) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (epochs - warmup) / max(self.max_epochs - warmup, 1e-9))))
-
-
-@dataclass(frozen=True)
-class TrainingSpec:
-    """Everything that makes a trained network what it is, but for the data."""
-
-    network: NetworkSpec
-    optimizer: OptimizerSpec
-    loss: LossSpec
-    augment: AugmentSpec
-    seed: int = 42
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, nested; plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> TrainingSpec:
-        """The spec that a checkpoint holds."""
-        return cls(
-            NetworkSpec(**content["network"]),
-            OptimizerSpec(**content["optimizer"]),
-            LossSpec(**content["loss"]),
-            AugmentSpec(**content["augment"]),
-            content["seed"],
-        )
 
 
 @dataclass(frozen=True)
@@ -110,23 +48,30 @@ class LocalizationModule(lightning.LightningModule):
     Args:
         spec: what is trained, and how.
         region: the unit of its targets; saved with the checkpoint.
+        features: on what; likewise.
         labels: of all rows of the feature set.
+        pretrained: see `LocalizationNet`.
     """
 
-    def __init__(self, spec: TrainingSpec, region: Region, labels: RowLabels) -> None:
+    def __init__(
+        self, spec: TrainingSpec, region: Region, features: TrainedOn, labels: RowLabels, *, pretrained: bool = False
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.region = region
+        self.features = features
         self.labels = labels
         # Plain values only, so that a checkpoint can be loaded without executing anything (weights_only=True).
         self.save_hyperparameters({"training": spec.to_json(), "region": region.to_json()})
-        self.net = LocalizationNet(spec.network)
+        self.net = LocalizationNet(spec.network, pretrained=pretrained)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         targets = np.full(labels.position.shape, np.nan, np.float32)
         known = np.isfinite(labels.position).all(axis=1)
         targets[known] = region.encode(labels.position[known])
         self.targets: Tensor
         self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
         self._bad_steps = 0
+        self._not_finite: tuple[Tensor, Tensor]
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, features: Tensor) -> Tensor:
@@ -134,29 +79,49 @@ class LocalizationModule(lightning.LightningModule):
         outputs: Tensor = self.net(features.float().contiguous(memory_format=torch.channels_last))
         return outputs
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """One step; `None` skips it when a row has no finite loss."""
-        generator = seeded(self.spec.seed, self.current_epoch, batch_idx, batch.features.device)
-        outputs = self(augment(batch.features.float(), self.spec.augment, generator))
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the network was trained on; see `trainer.checkpoints`."""
+        checkpoint["features"] = self.features.to_state()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step. All that it draws (augmentation, dropout) depends on its place alone, so that a run can be resumed."""
+        place = (self.spec.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(step_seed(*place))
+        features = augment(batch.features.float(), self.spec.augment, seeded(*place, device=batch.features.device))
         hold_sigma = self.spec.loss.holds_sigma(self.current_epoch)
-        loss = localization_loss(outputs, self._targets(batch), self.spec.loss, hold_sigma=hold_sigma)
+        loss = localization_loss(self(features), self.targets[batch.row], self.spec.loss, hold_sigma=hold_sigma)
         finite = finite_rows(loss.per_row)
-        if not bool(finite.all()):
-            self._tell_bad(batch.row[~finite])
-            return None
-        self._bad_steps = 0
-        self.log("train/loss", loss.mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        self._not_finite = (batch.row, finite)
+        told = torch.where(finite, loss.per_row.detach(), 0.0).sum() / finite.sum().clamp(min=1)
+        self.log("train/loss", told, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss.mean
 
-    def _tell_bad(self, rows: Tensor) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002 - Lightning's signature
+        """Skips a step whose gradients are no numbers: of several ranks all skip it, since all have the same gradients."""
+        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if bool(norm.isfinite()):
+            self._bad_steps = 0
+            self.log("train/gradient_norm", norm, on_step=False, on_epoch=True)
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        self._tell_bad()
+
+    def _tell_bad(self) -> None:
+        row, finite = self._not_finite
+        bad = row[~finite].tolist()
+        if not bad and self.trainer.precision == "16-mixed":
+            return  # the gradient scaler was too bold; it lowers its scale
+        named = f"rows {', '.join(map(str, bad[:10]))}" if bad else f"a batch with row {int(row[0])}"
+        found = f"no finite {'loss' if bad else 'gradient'} for {named} of feature set {self.features.version}"
         self._bad_steps += 1
-        named = ", ".join(map(str, rows[:10].tolist()))
         if self._bad_steps >= MAX_BAD_STEPS:
             raise HeimdallError(
-                f"{MAX_BAD_STEPS} steps in a row had no finite loss, the last one for rows {named}; "
-                "lower the learning rate, or resume from an earlier checkpoint"
+                f"{MAX_BAD_STEPS} steps in a row had to be skipped, the last one with {found}; lower --learning-rate, or go on "
+                "from an earlier checkpoint with --resume PATH"
             )
-        print(f"warning: no finite loss for rows {named} of the feature set; the step is skipped")
+        print(f"warning: {found}; the step is skipped", file=sys.stderr)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Keeps outputs; padding of the last batch of a rank is left out."""
@@ -166,11 +131,13 @@ class LocalizationModule(lightning.LightningModule):
         self._validated.append((row.cpu(), outputs.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Metrics of the whole split, in metres."""
+        """Metrics of the whole split, in metres; every rank computes them from all ranks' rows."""
         gathered = self._validated
         self._validated = []
-        if not gathered:
-            return
+        if self.trainer.world_size > 1:
+            shares: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, gathered)
+            gathered = [part for share in shares for part in share]
         row, outputs = (torch.cat(parts) for parts in zip(*gathered, strict=True))
         loss = localization_loss(outputs, self.targets.cpu()[row], LossSpec())
         self.log("val/loss", loss.mean, prog_bar=True, sync_dist=True)
@@ -185,9 +152,6 @@ class LocalizationModule(lightning.LightningModule):
         return Predictions.from_outputs(
             self.region, values, labels.position[index], labels.websdr_id[index], labels.snr_db[index]
         )
-
-    def _targets(self, batch: Batch) -> Tensor:
-        return self.targets[batch.row]
 
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule, stepped after every batch."""

@@ -15,14 +15,16 @@ import torch
 from featurestore.errors import UsageError
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.split import Split
-from trainer.callbacks import DataWait, GradientNorm
+from trainer.callbacks import DataWait
+from trainer.checkpoints import TrainedOn
 from trainer.chunk_source import StreamOptions
 from trainer.engine import callbacks, lightning
 from trainer.geometry import Region
 from trainer.loader import FeatureDataModule
 from trainer.model import load_weights
-from trainer.module import LocalizationModule, RowLabels, TrainingSpec
+from trainer.module import LocalizationModule, RowLabels
 from trainer.tracking import open_tracker
+from trainer.training_spec import TrainingSpec
 
 PRECISIONS = ("auto", "32", "bf16", "16")
 GRADIENT_CLIP = 1.0
@@ -129,7 +131,7 @@ def train(request: TrainRequest, say: Callable[[str], None]) -> TrainReport:
         save_last=True,
     )
     stopping = callbacks.EarlyStopping("val/loss", patience=request.patience, min_delta=1e-4)
-    watchers: list[callbacks.Callback] = [checkpoints, stopping, DataWait(), GradientNorm()]
+    watchers: list[callbacks.Callback] = [checkpoints, stopping, DataWait()]
     if tracker is not None:
         watchers.append(callbacks.LearningRateMonitor("epoch"))
     trainer = lightning.Trainer(
@@ -166,7 +168,7 @@ def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str],
         f"region: {region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}, {region.longitude:.4f}; "
         "a unit of the targets is that many km"
     )
-    module = LocalizationModule(request.training, region, labels)
+    module = LocalizationModule(request.training, region, TrainedOn.of(feature_set), labels)
     if request.weights is not None:
         say(str(load_weights(module.net, request.weights)))
     return module

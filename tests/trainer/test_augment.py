@@ -18,7 +18,7 @@ def batch(rows: int = 64) -> Tensor:
 
 
 def run(spec: AugmentSpec, features: Tensor, seed: int = 0) -> Tensor:
-    return augment(features, spec, seeded(seed, 0, 0, CPU))
+    return augment(features, spec, seeded(seed, 0, 0, device=CPU))
 
 
 def test_nothing_to_do_changes_nothing() -> None:
@@ -27,10 +27,10 @@ def test_nothing_to_do_changes_nothing() -> None:
 
 def test_the_same_batch_of_the_same_epoch_is_the_same_again_and_no_other() -> None:
     x, spec = batch(), AugmentSpec()
-    first = augment(x, spec, seeded(1, 2, 3, CPU))
-    assert torch.equal(first, augment(x, spec, seeded(1, 2, 3, CPU)))
+    first = augment(x, spec, seeded(1, 2, 3, device=CPU))
+    assert torch.equal(first, augment(x, spec, seeded(1, 2, 3, device=CPU)))
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):
-        assert not torch.equal(first, augment(x, spec, seeded(*other, CPU)))
+        assert not torch.equal(first, augment(x, spec, seeded(*other, device=CPU)))
     assert torch.equal(x, batch())  # the original stays
 
 

@@ -16,14 +16,14 @@ from cli import main
 from featurestore.errors import ServiceUnavailableError, UsageError
 from featurestore.objects import Location
 from trainer.augment import AugmentSpec
+from trainer.checkpoints import read_checkpoint
 from trainer.engine import callbacks, lightning
-from trainer.geometry import Region
 from trainer.loss import LossSpec
 from trainer.model import NetworkSpec
-from trainer.module import OptimizerSpec, TrainingSpec
 from trainer.run import TrainRequest, train
+from trainer.training_spec import OptimizerSpec, TrainingSpec
 
-TINY = NetworkSpec(backbone="convnext_atto", dropout=0.0, drop_path=0.0)
+TINY = NetworkSpec(backbone="convnext_atto")
 
 
 def spec(epochs: int) -> TrainingSpec:
@@ -59,10 +59,11 @@ def test_it_trains_measures_and_leaves_checkpoints_without_code(request_: TrainR
     assert report.metrics["error_mean_m"] > 0
     assert 0 <= report.metrics["coverage_1_sigma"] <= 1
     for path in (report.best, report.last):
-        content = torch.load(path, weights_only=True)
-        assert TrainingSpec.from_json(content["hyper_parameters"]["training"]) == request_.training
-        region = Region.from_json(content["hyper_parameters"]["region"], path)
-        assert 44 < region.latitude < 46
+        checkpoint = read_checkpoint(path)
+        assert checkpoint.training == request_.training
+        assert 44 < checkpoint.region.latitude < 46
+        assert checkpoint.features.version == request_.version
+        assert checkpoint.network()(torch.zeros(2, 3, 128, 32)).shape == (2, 4)
 
 
 class StopAt(callbacks.Callback):
@@ -88,7 +89,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
     whole = train(request_, silent)
     directory = tmp_path / "resumed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.run.GradientNorm", lambda: StopAt(epoch, step, directory))
+        patch.setattr("trainer.run.DataWait", lambda: StopAt(epoch, step, directory))
         with pytest.raises(StopError):
             train(replace(request_, directory=directory), silent)
     resumed = train(replace(request_, directory=directory, resume="last"), silent)
