@@ -53,6 +53,7 @@ STORE = click.option(
     "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where it fits (auto), or not at all."
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
@@ -424,79 +425,150 @@ def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
     show_default=True,
     help="Where checkpoints go: the three best and the last.",
 )
+@click.option("--checkpoints", "upload_to", metavar="URL", help="Copy checkpoints there, too: s3://BUCKET/PREFIX.")
+@click.option("--resume", metavar="last|PATH", help="Go on from a checkpoint, exactly.")
 @click.option("--backbone", default="large", show_default=True, help="tiny, small, base, large, or a ConvNeXt's name in timm.")
+@click.option("--pretrained", is_flag=True, help="Begin with the backbone's weights from timm's hub.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Begin with a timm checkpoint (.safetensors); needs no hub.",
+)
 @click.option("--dropout", default=0.1, show_default=True, help="Of both heads.")
 @click.option("--drop-path", default=0.1, show_default=True, help="Stochastic depth of the backbone.")
 @click.option("--freeze-backbone", is_flag=True, help="Train neck and heads only.")
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
-@click.option(
-    "--weights",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A timm checkpoint (.safetensors) for the backbone to begin with.",
-)
 @click.option("--batch-size", default=256, show_default=True, help="Rows of one device's batch.")
 @click.option("--epochs", "max_epochs", default=100, show_default=True, help="Epochs, at most.")
 @click.option("--warmup-epochs", default=5, show_default=True, help="Epochs until the learning rate is highest.")
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Highest learning rate, of AdamW.")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="Of AdamW.")
 @click.option("--patience", default=10, show_default=True, help="Epochs without improvement until training stops.")
-@click.option("--loss", "kind", type=click.Choice(["gaussian-nll", "beta-nll"]), default="gaussian-nll", show_default=True)
+@click.option(
+    "--loss",
+    "kind",
+    type=click.Choice(["gaussian-nll", "beta-nll"]),
+    default="gaussian-nll",
+    show_default=True,
+    help="beta-nll keeps rows with a large sigma from being neglected.",
+)
 @click.option("--beta", default=0.5, show_default=True, help="Of beta-nll.")
 @click.option("--mean-warmup-epochs", default=0, show_default=True, help="Epochs in which sigma is held.")
-@click.option("--precision", type=click.Choice(["auto", "32", "bf16", "16"]), default="auto", show_default=True)
-@click.option(
-    "--cache", type=click.Choice(["auto", "ram", "off"]), default="auto", show_default=True, help="Keep chunks in memory."
-)
+@click.option("--band-dropout", default=0.1, show_default=True, help="Augmentation: probability that a mel band is zeroed.")
+@click.option("--time-dropout", default=0.1, show_default=True, help="Augmentation: probability that a frame is zeroed.")
+@click.option("--max-shift", default=5, show_default=True, help="Augmentation: largest shift in frames.")
+@click.option("--scale", default=0.05, show_default=True, help="Augmentation: values are multiplied by 1 +/- this, at most.")
+@click.option("--seed", default=42, show_default=True, help="Of weights, order, dropout and augmentation.")
+@click.option("--cache", type=click.Choice(["auto", "gpu", "ram", "off"]), default="auto", show_default=True, help=CACHE_HELP)
 @click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
-@click.option("--seed", default=42, show_default=True, help="Of weights, order and augmentation.")
-@click.option("--resume", metavar="last|PATH", help="Go on from a checkpoint, exactly.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "32", "bf16", "16"]),
+    default="auto",
+    show_default=True,
+    help="auto: mixed bf16 on GPUs that have it.",
+)
+@click.option("--compile", is_flag=True, help="Compile the network; the first step takes a minute or so.")
+@click.option("--accelerator", default="auto", show_default=True, help="auto, gpu or cpu.")
+@click.option("--devices", default="auto", show_default=True, help="How many on each node, or which, as 0,1.")
+@click.option("--num-nodes", default=1, show_default=True, help="Machines that train together.")
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's: ddp, ...; auto is ddp on several devices.")
 @click.option(
     "--tracking-uri", envvar="MLFLOW_TRACKING_URI", default="sqlite:///mlflow.db", show_default=True, help="Of MLflow."
 )
-@click.option("--experiment", default="heimdall", show_default=True, help="Of MLflow.")
+@click.option("--experiment", default="heimdall", show_default=True, help="Of MLflow; created when there is none.")
+@click.option("--artifacts", metavar="URL", help="Where a new experiment keeps files, as s3://BUCKET/PREFIX.")
 @click.option("--run-name", help="Of MLflow.")
 @click.option("--no-tracking", is_flag=True, help="Without MLflow.")
 @JSON
-def train(
-    *,
-    version: str,
-    cache: str,
-    threads: int,
-    seed: int,
-    tracking_uri: str,
-    no_tracking: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+@QUIET
+def train(*, no_tracking: bool, tracking_uri: str, seed: int, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a network on a feature set: reads the store and nothing else.
+
+    Ctrl-C (or SIGTERM) saves last.ckpt and stops; the same command with --resume last goes on exactly there. Several GPUs of
+    one machine are used without being asked for; for several machines see Lightning's variables (MASTER_ADDR, NODE_RANK).
 
     \b
     Examples:
-      heimdall train --store s3://features --features baseline
+      heimdall train --store s3://features --features baseline --checkpoints s3://checkpoints
       heimdall train --store ./features --backbone convnext_atto --epochs 5 --no-tracking
-      heimdall train --store ./features --resume last
+      heimdall train --store ./features --backbone convnext_atto --epochs 5 --resume last
+      heimdall train --store s3://features --tracking-uri postgresql+psycopg://me@db/mlflow --artifacts s3://mlflow
     """
+    from featurestore.progress import on_stderr
+    from trainer import fit
     from trainer.augment import AugmentSpec
     from trainer.chunk_source import StreamOptions
     from trainer.loss import LossSpec
     from trainer.model import NetworkSpec
-    from trainer.run import TrainRequest
-    from trainer.run import train as run_training
+    from trainer.request import Hardware, TrainRequest
+    from trainer.tracking import TrackingRequest
     from trainer.training_spec import OptimizerSpec, TrainingSpec
 
-    def take(kind: Any) -> Any:
-        return kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+    def take(kind: Any, **more: Any) -> Any:
+        return kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options}, **more)
 
-    spec = TrainingSpec(take(NetworkSpec), take(OptimizerSpec), take(LossSpec), AugmentSpec(), seed)
+    tracking = take(TrackingRequest, uri=tracking_uri)
     request = TrainRequest(
-        version=version,
-        training=spec,
-        stream=StreamOptions(threads=threads, cache=cache),
-        tracking_uri=None if no_tracking else tracking_uri,
+        training=TrainingSpec(take(NetworkSpec), take(OptimizerSpec), take(LossSpec), take(AugmentSpec), seed),
+        stream=take(StreamOptions),
+        hardware=take(Hardware),
+        tracking=None if no_tracking else tracking,
         **options,
     )
-    report = run_training(request, lambda line: click.echo(line, err=True))
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+    with on_stderr(quiet) as progress:
+        report = fit(request, progress)
+    if report is not None:  # ranks but the first have nothing to say
+        emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+
+
+# --- evaluate ---
+
+
+@main.command()
+@click.argument("checkpoint")
+@STORE
+@click.option(
+    "--features", "version", help="Feature set: a version or a tag.  [default: the one that the network was trained on]"
+)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True, help="Which rows.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Draw plots there, and write metrics.json; created when absent.",
+)
+@click.option(
+    "--predictions",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write one row for each prediction, as .parquet or .csv.",
+)
+@click.option("--batch-size", default=256, show_default=True, help="Rows at a time.")
+@click.option("--k", default=5, show_default=True, help="Neighbours of the k-nearest baseline; 0 leaves it out.")
+@click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
+@JSON
+@QUIET
+def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Measure a trained network on a split of a feature set, beside what knowing nothing achieves.
+
+    CHECKPOINT is a file, or s3://BUCKET/…/NAME.ckpt. Errors are in km on the ground; likelihood, calibration and coverage
+    say whether the network's σ can be believed. The set must be of the spec and basis that the network was trained on.
+
+    \b
+    Examples:
+      heimdall evaluate checkpoints/last.ckpt --store ./features
+      heimdall evaluate checkpoints/last.ckpt --store s3://features --split test --out evaluation
+      heimdall evaluate s3://models/run/last.ckpt --store s3://features --predictions test.parquet --json
+    """
+    from featurestore.progress import on_stderr
+    from trainer.evaluate import EvaluateRequest
+    from trainer.evaluate import evaluate as run_evaluation
+
+    request = EvaluateRequest(**options)
+    with on_stderr(quiet) as progress:
+        found = run_evaluation(request, progress)
+    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
 
 
 # --- demo ---

@@ -37,6 +37,9 @@ RETRY_TIMEOUT = timedelta(seconds=60)
 CHECK_TIMEOUT = timedelta(seconds=3)
 """The patience of `Objects.check`, for an answer and for trying again."""
 
+PART_BYTES = 16 * 2**20
+"""Of uploads of files: S3 takes up to 10,000 parts."""
+
 LIST_PAGE = 1000
 """Objects per request, of a listing and of a deletion: as many as S3 allows."""
 
@@ -259,6 +262,24 @@ class Objects:
             obstore.put(self.store, key, data, mode="create" if create else "overwrite", use_multipart=False)
         except AlreadyExistsError:
             return False
+        except Exception as error:
+            raise self._explain(error, key) from error
+        return True
+
+    def put_file(self, key: str, path: Path) -> bool:
+        """Write an object from a file of any size, in parts; unless an object of that key and size is there already.
+
+        For keys that name their content. Returns whether it was written.
+        """
+        try:
+            if obstore.head(self.store, key)["size"] == path.stat().st_size:
+                return False
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._explain(error, key) from error
+        try:
+            obstore.put(self.store, key, path, chunk_size=PART_BYTES)
         except Exception as error:
             raise self._explain(error, key) from error
         return True

@@ -94,8 +94,9 @@ class Checkpoint:
         training: how it was trained.
         region: the unit of its outputs.
         features: what it was trained on.
-        epoch: finished epochs.
+        epoch: in which it was saved, from 0.
         step: optimizer steps.
+        run_id: of the MLflow run, if it was tracked.
         weights: the network's tensors.
     """
 
@@ -106,6 +107,7 @@ class Checkpoint:
     features: TrainedOn
     epoch: int
     step: int
+    run_id: str | None
     weights: Mapping[str, Tensor]
 
     def network(self) -> LocalizationNet:
@@ -171,7 +173,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         own = {key.removeprefix(NET): tensor for key, tensor in weights.items() if key.startswith(NET)}
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{name} is no checkpoint of heimdall train ({error!r} is missing); give one that it wrote") from error
-    return Checkpoint(name, hashlib.sha256(data).hexdigest(), training, region, features, epoch, step, own)
+    sha256, run_id = hashlib.sha256(data).hexdigest(), content.get("run_id")
+    return Checkpoint(name, sha256, training, region, features, epoch, step, run_id, own)
 
 
 def _read(name: str) -> bytes:

@@ -62,7 +62,7 @@ class LocalizationModule(lightning.LightningModule):
         self.features = features
         self.labels = labels
         # Plain values only, so that a checkpoint can be loaded without executing anything (weights_only=True).
-        self.save_hyperparameters({"training": spec.to_json(), "region": region.to_json()})
+        self.save_hyperparameters({"training": spec.to_json(), "region": region.to_json()}, logger=False)
         self.net = LocalizationNet(spec.network, pretrained=pretrained)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         targets = np.full(labels.position.shape, np.nan, np.float32)
@@ -70,6 +70,9 @@ class LocalizationModule(lightning.LightningModule):
         targets[known] = region.encode(labels.position[known])
         self.targets: Tensor
         self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        # Of the epoch so far: loss and rows, gradient norms and steps. Lightning's own means would forget them on resume.
+        self._sums: Tensor
+        self.register_buffer("_sums", torch.zeros(4, dtype=torch.float64), persistent=False)
         self._bad_steps = 0
         self._not_finite: tuple[Tensor, Tensor]
         self._validated: list[tuple[Tensor, Tensor]] = []
@@ -82,6 +85,11 @@ class LocalizationModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the network was trained on; see `trainer.checkpoints`."""
         checkpoint["features"] = self.features.to_state()
+        checkpoint["epoch_sums"] = self._sums.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on within an epoch's means; see `on_save_checkpoint`."""
+        self._sums.copy_(checkpoint["epoch_sums"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step. All that it draws (augmentation, dropout) depends on its place alone, so that a run can be resumed."""
@@ -91,9 +99,10 @@ class LocalizationModule(lightning.LightningModule):
         hold_sigma = self.spec.loss.holds_sigma(self.current_epoch)
         loss = localization_loss(self(features), self.targets[batch.row], self.spec.loss, hold_sigma=hold_sigma)
         finite = finite_rows(loss.per_row)
+        if batch_idx == 0:
+            self._sums.zero_()
         self._not_finite = (batch.row, finite)
-        told = torch.where(finite, loss.per_row.detach(), 0.0).sum() / finite.sum().clamp(min=1)
-        self.log("train/loss", told, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        self._sums[:2] += torch.stack([torch.where(finite, loss.per_row.detach(), 0.0).sum(), finite.sum()])
         return loss.mean
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002 - Lightning's signature
@@ -102,7 +111,7 @@ class LocalizationModule(lightning.LightningModule):
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if bool(norm.isfinite()):
             self._bad_steps = 0
-            self.log("train/gradient_norm", norm, on_step=False, on_epoch=True)
+            self._sums[2:] += torch.stack([norm, torch.ones_like(norm)])
             return
         for parameter in parameters:
             parameter.grad = None
@@ -131,7 +140,10 @@ class LocalizationModule(lightning.LightningModule):
         self._validated.append((row.cpu(), outputs.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Metrics of the whole split, in metres; every rank computes them from all ranks' rows."""
+        """Metrics of the whole split, in metres, by every rank from all ranks' rows; and means of the epoch before it."""
+        loss_sum, rows, norm_sum, steps = self._sums
+        self.log("train/loss", loss_sum / rows, sync_dist=True)
+        self.log("train/gradient_norm", norm_sum / steps, sync_dist=True)
         gathered = self._validated
         self._validated = []
         if self.trainer.world_size > 1:
@@ -140,7 +152,7 @@ class LocalizationModule(lightning.LightningModule):
             gathered = [part for share in shares for part in share]
         row, outputs = (torch.cat(parts) for parts in zip(*gathered, strict=True))
         loss = localization_loss(outputs, self.targets.cpu()[row], LossSpec())
-        self.log("val/loss", loss.mean, prog_bar=True, sync_dist=True)
+        self.log("val/loss", loss.mean, sync_dist=True)
         for name, value in measure(self.predictions(row, outputs), self.region.half_extent_m).items():
             if isinstance(value, float):
                 self.log(f"val/{name}", value, sync_dist=True)

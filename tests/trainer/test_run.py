@@ -10,121 +10,221 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from corpus_for_tests import Corpus
+from conftest import tiny_training
+from corpus_for_tests import SMALL, Corpus
 
 from cli import main
-from featurestore.errors import ServiceUnavailableError, UsageError
+from featurestore.errors import HeimdallError, UsageError
+from featurestore.feature_set import open_set
 from featurestore.objects import Location
+from featurestore.spec import SplitSpec
+from trainer import TrainReport, TrainRequest, fit, read_checkpoint
 from trainer.augment import AugmentSpec
-from trainer.checkpoints import read_checkpoint
+from trainer.checkpoints import Checkpoint
 from trainer.engine import callbacks, lightning
-from trainer.loss import LossSpec
 from trainer.model import NetworkSpec
-from trainer.run import TrainRequest, train
+from trainer.request import Hardware
 from trainer.training_spec import OptimizerSpec, TrainingSpec
 
-TINY = NetworkSpec(backbone="convnext_atto")
+
+def trained(request: TrainRequest) -> TrainReport:
+    report = fit(request)
+    assert report is not None
+    return report
 
 
-def spec(epochs: int) -> TrainingSpec:
-    return TrainingSpec(TINY, OptimizerSpec(warmup_epochs=1, max_epochs=epochs), LossSpec(), AugmentSpec())
+def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
+    assert first.weights.keys() == second.weights.keys()
+    return all(torch.equal(tensor, second.weights[name]) for name, tensor in first.weights.items())
 
 
-@pytest.fixture
-def request_(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> TrainRequest:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
-    (tmp_path / "raw").mkdir()
-    corpus = Corpus(Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store")), catalog)
-    corpus.add(*range(20))
-    report = corpus.build()
-    return TrainRequest(str(corpus.store), report.version, tmp_path / "checkpoints", spec(2), batch_size=8)
-
-
-class StopError(Exception):
-    """Ends a run between two epochs."""
-
-
-def silent(line: str) -> None:
-    pass
-
-
-def weights(path: str | Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
-    return state
-
-
-def test_it_trains_measures_and_leaves_checkpoints_without_code(request_: TrainRequest) -> None:
-    report = train(request_, silent)
+def test_it_trains_measures_and_leaves_checkpoints_without_code(tiny: TrainRequest) -> None:
+    report = trained(tiny)
     assert report.epochs == 2
     assert report.metrics["error_mean_m"] > 0
     assert 0 <= report.metrics["coverage_1_sigma"] <= 1
     for path in (report.best, report.last):
         checkpoint = read_checkpoint(path)
-        assert checkpoint.training == request_.training
+        assert checkpoint.training == tiny.training
         assert 44 < checkpoint.region.latitude < 46
-        assert checkpoint.features.version == request_.version
-        assert checkpoint.network()(torch.zeros(2, 3, 128, 32)).shape == (2, 4)
+        assert checkpoint.features.version == report.version
+        assert checkpoint.features.spec == SMALL
+        assert checkpoint.network()(torch.zeros(2, *SMALL.tensor_shape)).shape == (2, 4)
+    assert read_checkpoint(report.last).step == 12
+
+
+def test_it_learns_a_set_by_heart(tiny: TrainRequest) -> None:
+    """The loss falls when nothing is dropped or changed, on the very rows it is trained on."""
+    optimizer = OptimizerSpec(warmup_epochs=1, max_epochs=8)
+    spec = TrainingSpec(NetworkSpec("convnext_atto", dropout=0, drop_path=0), optimizer, augment=AugmentSpec(0, 0, 0, 0))
+    losses: list[float] = []
+
+    class Watch(callbacks.Callback):
+        def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.run.EpochProgress", lambda _: Watch())
+        trained(replace(tiny, training=spec))
+    assert losses[-1] < losses[0] - 0.4  # nats
+
+
+class StopError(Exception):
+    """Ends a run, as a lost machine would."""
 
 
 class StopAt(callbacks.Callback):
-    """Ends a run after a step of an epoch, with a checkpoint as a signal would leave it; or between two epochs."""
+    """Ends a run behind a step of an epoch, with a checkpoint as a signal would leave it; or between two epochs."""
 
-    def __init__(self, epoch: int, step: int | None, directory: Path) -> None:
-        self._place, self._directory = (epoch, step), directory
+    def __init__(self, epoch: int, step: int | None, path: Path) -> None:
+        self._place, self._path = (epoch, step), path
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._place == (trainer.current_epoch, None):
             raise StopError
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if self._place == (trainer.current_epoch, _[-1]):
-            trainer.save_checkpoint(self._directory / "last.ckpt")
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        if self._place == (trainer.current_epoch, arguments[-1]):
+            trainer.save_checkpoint(self._path)
             raise StopError
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, None), (0, 2), (1, 0), (1, 4)])
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
-    request_: TrainRequest, tmp_path: Path, epoch: int, step: int | None
+@pytest.mark.parametrize(("epoch", "step"), [(1, None), (2, None), (0, 2), (1, 0), (1, 4)])
+def test_a_resumed_run_ends_with_the_same_weights_and_losses_bit_for_bit(
+    tiny: TrainRequest, epoch: int, step: int | None
 ) -> None:
-    whole = train(request_, silent)
-    directory = tmp_path / "resumed"
+    """With dropout, stochastic depth and augmentation: all of them draw from the place in the run."""
+    request = replace(tiny, training=tiny_training(3))
+    histories: list[dict[int, dict[str, float]]] = [{}, {}]
+
+    class Watch(callbacks.Callback):
+        def __init__(self, run: int) -> None:
+            self._run = run
+
+        def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+            found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            histories[self._run][trainer.current_epoch] = {
+                name: value for name, value in found.items() if not name.startswith("data/")
+            }
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.run.DataWait", lambda: StopAt(epoch, step, directory))
+        patch.setattr("trainer.run.EpochProgress", lambda _: Watch(0))
+        whole = trained(request)
+        patch.setattr("trainer.run.EpochProgress", lambda _: Watch(1))
+        again = replace(request, directory=request.directory.parent / "resumed")
+        patch.setattr("trainer.run.StopOnSignal", lambda *_: StopAt(epoch, step, again.last))
         with pytest.raises(StopError):
-            train(replace(request_, directory=directory), silent)
-    resumed = train(replace(request_, directory=directory, resume="last"), silent)
-    first, second = weights(whole.last), weights(resumed.last)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
+            fit(again)
+        patch.setattr("trainer.run.StopOnSignal", lambda *_: callbacks.Callback())
+        resumed = trained(replace(again, resume="last"))
+    assert same_weights(read_checkpoint(whole.last), read_checkpoint(resumed.last))
+    assert histories[0] == histories[1]
+    assert whole.best_val_loss == resumed.best_val_loss
 
 
-def test_mlflow_gets_metrics_and_the_set(request_: TrainRequest, tmp_path: Path) -> None:
-    import mlflow
-
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    report = train(replace(request_, tracking_uri=uri, training=spec(1)), silent)
-    run = mlflow.MlflowClient(uri).get_run(str(report.run_id))
-    assert run.data.tags["feature_set"] == request_.version
-    assert run.data.metrics["val/loss"] == pytest.approx(report.val_loss, rel=1e-6)
-    assert "data/wait_share" in run.data.metrics
+def test_the_last_checkpoint_is_of_the_last_epoch_also_when_it_was_a_bad_one(tiny: TrainRequest) -> None:
+    request = replace(tiny, training=replace(tiny.training, optimizer=OptimizerSpec(0.3, warmup_epochs=0, max_epochs=5)))
+    report = trained(request)
+    assert read_checkpoint(report.last).epoch == 4
+    assert len(list(tiny.directory.glob("epoch=*.ckpt"))) == 3
 
 
-def test_a_tracker_that_does_not_answer_is_noticed_before_the_first_epoch(request_: TrainRequest) -> None:
-    with pytest.raises(ServiceUnavailableError, match="does not answer"):
-        train(replace(request_, tracking_uri="sqlite:////proc/nothing/mlflow.db"), silent)
+def test_checkpoints_of_two_runs_are_not_mixed(tiny: TrainRequest) -> None:
+    trained(replace(tiny, training=tiny_training(1)))
+    with pytest.raises(UsageError, match=r"holds checkpoints of an earlier run \(epoch=000.ckpt, last.ckpt\).*--resume last"):
+        fit(tiny)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(request_: TrainRequest) -> None:
-    with pytest.raises(UsageError, match="there is no checkpoint"):
-        train(replace(request_, resume="last"), silent)
+def test_a_run_can_be_prolonged_and_says_what_changed(tiny: TrainRequest) -> None:
+    trained(replace(tiny, training=tiny_training(1)))
+    said: list[str] = []
+
+    class Notes:
+        def start(self, stage: str, total: int, unit: str) -> None: ...
+        def advance(self, units: int, n_bytes: int = 0) -> None: ...
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    report = fit(replace(tiny, resume="last"), Notes())
+    assert report is not None
+    assert report.epochs == 2
+    assert any(line.startswith("note: optimizer.max_epochs was 1, and is 2") for line in said)
 
 
-def test_the_command(request_: TrainRequest, tmp_path: Path) -> None:
-    arguments = ["train", "--store", request_.store, "--backbone", "convnext_atto", "--epochs", "1", "--batch-size", "8"]
-    where = ["--dir", str(tmp_path / "run"), "--no-tracking", "--json"]
-    result = CliRunner().invoke(main, [*arguments, *where])
-    assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert report["epochs"] == 1
-    assert Path(report["last"]).is_file()
+def test_a_loss_that_stays_without_a_number_names_rows_and_stops_the_run(
+    tiny: TrainRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optimizer = OptimizerSpec(learning_rate=1e30, warmup_epochs=0, max_epochs=3)
+    with pytest.raises(HeimdallError, match=r"5 steps in a row.*rows \d+, \d+.*lower --learning-rate"):
+        fit(replace(tiny, training=replace(tiny.training, optimizer=optimizer)))
+    assert "the step is skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"version": "nothing"}, "no feature set"),
+        ({"resume": "last"}, "there is no checkpoint"),
+        ({"batch_size": 1000}, "the train split of .* has .* rows; wanted at least 1000"),
+        ({"hardware": Hardware(accelerator="abacus")}, "accelerator 'abacus'.* cannot be had here"),
+        ({"hardware": Hardware(accelerator="gpu")}, "cannot be had here"),
+        ({"upload_to": "file:///nowhere/at/all"}, "is no directory"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_training(tiny: TrainRequest, change: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        fit(replace(tiny, **change))
+
+
+def test_an_empty_split_is_named(training_corpus: Corpus, tiny: TrainRequest) -> None:
+    training_corpus.build(split=SplitSpec(val_fraction=0.0), tag="no-val")
+    with pytest.raises(UsageError, match=r"the val split of .* has 0 rows"):
+        fit(replace(tiny, version="no-val"))
+
+
+def test_a_checkpoint_of_other_features_or_of_another_network_is_refused(training_corpus: Corpus, tiny: TrainRequest) -> None:
+    request = replace(tiny, training=tiny_training(1))
+    trained(request)
+    training_corpus.build(spec=replace(SMALL, hop_length=32), tag="other")
+    with pytest.raises(UsageError, match=r"hop_length 64 \(the set has 32\)"):
+        fit(replace(request, version="other", resume="last"))
+    femto = TrainingSpec(NetworkSpec("convnext_femto"))
+    with pytest.raises(UsageError, match=r"holds a network .*convnext_atto.*convnext_femto"):
+        fit(replace(request, training=femto, resume="last"))
+    with pytest.raises(UsageError, match=r"with batch size 8, this run has 4"):
+        fit(replace(request, batch_size=4, resume="last"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged, cut short or no checkpoint"),
+        (lambda path: path.write_bytes(b""), "damaged, cut short or no checkpoint"),
+        (lambda path: torch.save({"anything": Path("x")}, path), "could run code"),
+        (lambda path: torch.save({"state_dict": {}}, path), "is no checkpoint of heimdall train"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_refused(tiny: TrainRequest, spoil: Any, match: str) -> None:
+    trained(replace(tiny, training=tiny_training(1)))
+    spoil(tiny.last)
+    with pytest.raises(UsageError, match=match):
+        fit(replace(tiny, resume="last"))
+
+
+def test_the_command_on_files_and_on_s3(
+    tiny: TrainRequest, training_corpus: Corpus, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    Corpus(training_corpus.raw, Location.parse(f"{bucket}/features"), training_corpus.catalog).build(tag="small")
+    assert open_set(f"{bucket}/features", "small").version == open_set(tiny.store, "small").version
+    options = ["--backbone", "convnext_atto", "--epochs", "1", "--batch-size", "8", "--no-tracking", "--json", "--quiet"]
+    losses = []
+    for number, store in enumerate((tiny.store, f"{bucket}/features")):
+        where = ["--store", store, "--features", "small", "--dir", str(tmp_path / f"run{number}")]
+        result = CliRunner().invoke(main, ["train", *where, *options])
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert report["epochs"] == 1
+        assert Path(report["last"]).is_file()
+        losses.append(report["val_loss"])
+    assert losses[0] == losses[1]

@@ -1,0 +1,54 @@
+"""A small feature set to train on, built once per process, and a training that takes seconds."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+import torch
+from corpus_for_tests import Corpus
+from psycopg import sql
+
+from featurestore.catalog import create_table
+from featurestore.objects import Location
+from featurestore.services import Running, postgres
+from trainer.model import NetworkSpec
+from trainer.request import Hardware, TrainRequest
+from trainer.training_spec import OptimizerSpec, TrainingSpec
+
+SESSIONS = range(20)
+
+torch.set_num_threads(1)  # several processes test at the same time, and tiny networks gain nothing by more
+
+
+@pytest.fixture(scope="session")
+def training_corpus(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """60 captures in files, catalogued, with a feature set in chunks of 8 rows tagged `small`."""
+    directory = tmp_path_factory.mktemp("training")
+    (directory / "raw").mkdir()
+    database = f"training_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(services.catalog, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    catalog = services.catalog.removesuffix(postgres.DATABASE) + database
+    create_table(catalog)
+    corpus = Corpus(Location.parse(str(directory / "raw")), Location.parse(str(directory / "store")), catalog)
+    corpus.add(*SESSIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        corpus.build(tag="small")
+    return corpus
+
+
+def tiny_training(epochs: int) -> TrainingSpec:
+    return TrainingSpec(NetworkSpec(backbone="convnext_atto"), OptimizerSpec(warmup_epochs=1, max_epochs=epochs))
+
+
+@pytest.fixture
+def tiny(training_corpus: Corpus, tmp_path: Path) -> TrainRequest:
+    """Two epochs of six steps."""
+    directory = tmp_path / "checkpoints"
+    return TrainRequest(
+        str(training_corpus.store), "small", directory, tiny_training(2), batch_size=8, hardware=Hardware(accelerator="cpu")
+    )
