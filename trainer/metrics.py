@@ -1,4 +1,4 @@
-"""How good predictions are, in metres: errors, likelihood, calibration of σ, by receiver, by SNR; and baselines beside them."""
+"""How good predictions are, in metres: errors, likelihood, calibration of σ, by receiver, by SNR."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ellipe
 
-from featurestore.errors import DataQualityError, UsageError
+from featurestore.errors import DataQualityError
 from trainer.geometry import Float64, Region, geodesic_m
 
 Int64 = npt.NDArray[np.int64]
@@ -19,8 +19,6 @@ Int64 = npt.NDArray[np.int64]
 NEAR_THRESHOLDS_M = (30, 50, 100)
 FAR_THRESHOLDS_M = (1_000, 3_000, 10_000, 30_000, 100_000)
 SNR_BAND_DB = 10
-BLOCK_BYTES = 64 * 2**20
-"""Memory for one block of float32 features in `k_nearest`, which needs about five times as much at most."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def measure(predictions: Predictions, half_extent_m: float) -> dict[str, Any]:
     return {
         **summary(predictions, thresholds),
         "by_receiver": {name: summary(predictions.select(rows), thresholds) for name, rows in receivers.items()},
-        "by_snr": {name: summary(predictions.select(rows), thresholds) for name, rows in _snr_bands(predictions.snr_db)},
+        "by_snr": {name: summary(predictions.select(rows), thresholds) for name, rows in snr_bands(predictions.snr_db)},
     }
 
 
@@ -133,7 +131,7 @@ def summary(predictions: Predictions, thresholds: tuple[int, ...]) -> dict[str, 
     when σ is right.
     """
     expected_m = float(expected_error_m(predictions.sigma_east_m, predictions.sigma_north_m).mean())
-    squared = _squared_deviations(predictions)
+    squared = squared_deviations(predictions)
     return {
         **error_summary(predictions.error_m, thresholds),
         "nll": float(nll(predictions).mean()),
@@ -178,7 +176,7 @@ def threshold_name(limit_m: int) -> str:
 def nll(predictions: Predictions) -> Float64:
     """(n,) negative log-likelihood of the true positions in nats, for densities per square metre."""
     volume = np.log(predictions.sigma_east_m) + np.log(predictions.sigma_north_m)
-    return np.asarray(0.5 * _squared_deviations(predictions) + volume + math.log(2 * math.pi))
+    return np.asarray(0.5 * squared_deviations(predictions) + volume + math.log(2 * math.pi))
 
 
 def expected_error_m(sigma_east_m: Float64, sigma_north_m: Float64) -> Float64:
@@ -194,93 +192,14 @@ def expected_error_m(sigma_east_m: Float64, sigma_north_m: Float64) -> Float64:
     return np.asarray(math.sqrt(2 / math.pi) * longer * ellipe(1 - ratio**2))
 
 
-def predict_the_mean(train_positions: Float64, true: Float64) -> Float64:
-    """Errors in metres, (n,), of always predicting the mean of the training positions: what knowing nothing achieves.
-
-    Args:
-        train_positions: (m, 2) latitude, longitude in degrees.
-        true: (n, 2) likewise.
-    """
-    region = Region.around(train_positions)
-    # On the plane, because the mean of longitudes is wrong across the antimeridian.
-    mean = np.nanmean(region.to_plane(train_positions), axis=0, keepdims=True)
-    return geodesic_m(region.from_plane(mean), true)
-
-
-def k_nearest(
-    train_features: npt.NDArray[np.floating],
-    train_positions: Float64,
-    features: npt.NDArray[np.floating],
-    k: int,
-    block_bytes: int = BLOCK_BYTES,
-) -> Float64:
-    """Positions predicted as the mean of those of the k training rows whose features are nearest (Euclidean).
-
-    Exact search in float32 by blocks: features may be memory-mapped, and of any size. Of equally near rows the earlier win.
-
-    Args:
-        train_features: (m, …) of any float type.
-        train_positions: (m, 2) latitude, longitude in degrees.
-        features: (n, …) with the same trailing shape.
-        k: neighbours, from 1 to m.
-        block_bytes: memory for a block of features.
-
-    Returns:
-        (n, 2) latitude, longitude in degrees; errors are `geodesic_m` of these and the true ones.
-
-    Raises:
-        UsageError: when k is out of range.
-        ValueError: when shapes do not fit.
-    """
-    if len(train_positions) != len(train_features) or train_features.shape[1:] != features.shape[1:]:
-        raise ValueError(
-            f"train_features {train_features.shape}, train_positions {train_positions.shape} and features {features.shape} do "
-            "not fit: rows of the first two, and all other axes of the features, must be equal"
-        )
-    if not 1 <= k <= len(train_features):
-        raise UsageError(f"k is {k}; it must lie between 1 and the number of training rows, {len(train_features)}")
-    region = Region.around(train_positions)
-    plane = region.to_plane(train_positions)  # (row, axis)
-    neighbours = [_nearest(block, train_features, k, block_bytes) for block in _blocks(features, block_bytes)]
-    rows = np.concatenate([*neighbours, np.empty((0, k), np.int64)])
-    return region.from_plane(plane[rows].mean(axis=1))
-
-
-def _nearest(
-    queries: npt.NDArray[np.float32], train_features: npt.NDArray[np.floating], k: int, block_bytes: int
-) -> npt.NDArray[np.int64]:
-    """(query, k) rows of the nearest, nearest first."""
-    best = np.empty((len(queries), 0), np.float32)  # squared distance, less the query's own square: the same order
-    rows = np.empty((len(queries), 0), np.int64)
-    start = 0
-    for block in _blocks(train_features, block_bytes):
-        distance = np.einsum("ij,ij->i", block, block) - 2 * (queries @ block.T)  # (query, train row)
-        best = np.concatenate([best, distance], axis=1)
-        found = np.broadcast_to(np.arange(start, start + len(block)), distance.shape)
-        rows = np.concatenate([rows, found], axis=1)
-        order = np.argsort(best, axis=1, kind="stable")[:, :k]
-        best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
-        start += len(block)
-    return rows
-
-
-def _blocks(features: npt.NDArray[np.floating], block_bytes: int) -> Iterator[npt.NDArray[np.float32]]:
-    """(row, feature) in float32, as many rows at a time as fit."""
-    width = math.prod(features.shape[1:])
-    # Of narrow features that would be so many rows that the matrix of distances outgrows the blocks: it gets a quarter.
-    count = max(1, min(block_bytes // (4 * max(width, 1)), math.isqrt(block_bytes // 16)))
-    for start in range(0, len(features), count):
-        yield np.asarray(features[start : start + count], dtype=np.float32).reshape(-1, width)
-
-
-def _squared_deviations(predictions: Predictions) -> Float64:
+def squared_deviations(predictions: Predictions) -> Float64:
     """(n,) squared errors in units of σ: those of a χ² distribution with 2 degrees of freedom when σ is right."""
     east = predictions.east_error_m / predictions.sigma_east_m
     north = predictions.north_error_m / predictions.sigma_north_m
     return np.asarray(east**2 + north**2)
 
 
-def _snr_bands(snr_db: Float64) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def snr_bands(snr_db: Float64) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Names and rows of the bands that are not empty, the lowest first, then the rows whose SNR is not known."""
     known = np.isfinite(snr_db)
     lower = np.floor(snr_db / SNR_BAND_DB) * SNR_BAND_DB
@@ -288,3 +207,13 @@ def _snr_bands(snr_db: Float64) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
         yield f"{edge} to {edge + SNR_BAND_DB} dB", lower == edge
     if not known.all():
         yield "unknown", ~known
+
+
+def sample_evenly(count: int, wanted: int, seed: int = 0) -> Int64:
+    """Indices of `wanted` of `count` rows, or of all when they are fewer, in ascending order: one drawn from each stretch.
+
+    Not every m-th: the rows of a session lie together, one for each receiver, so that could be always the same receiver.
+    """
+    edges = np.arange(min(count, wanted) + 1) * count // max(1, min(count, wanted))
+    drawn = np.random.default_rng(seed).random(len(edges) - 1) * np.diff(edges)
+    return np.asarray(edges[:-1] + drawn.astype(np.int64))
