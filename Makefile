@@ -14,7 +14,7 @@ setup: .venv/ready  ## Install everything, in the tested versions, into .venv
 	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,train,dev]'
 	touch $@
 
-demo: setup  ## Simulate, build and look, on embedded PostgreSQL and files, in ./demo
+demo: setup  ## Simulate, build, look, train and evaluate, on embedded PostgreSQL and files, in ./demo
 	$(BIN)/heimdall demo --dir demo
 
 demo-s3: setup  ## The same through embedded S3, in ./demo-s3
@@ -32,13 +32,15 @@ type: setup  ## mypy --strict
 test: setup  ## The tests, on real PostgreSQL, S3 and Dask
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-bench: setup  ## Speed of build, planning and stream, each against something in the same run
+bench: setup  ## Speed of build, planning, stream and training, each against something in the same run
 	$(BIN)/python bench/build_features.py
 	$(BIN)/python bench/planning.py
-	$(BIN)/python bench/stream.py
+	$(BIN)/python bench/loaders.py
+	$(BIN)/python bench/loaders.py --s3 --rows 8192
+	$(BIN)/python bench/gpu.py
 
 docs: setup  ## Check that the pages in docs/ say what the code does
-	$(BIN)/pytest tests/test_format_docs.py tests/corpus/test_simulator_docs.py tests/test_docs.py
+	$(BIN)/pytest tests/test_format_docs.py tests/corpus/test_simulator_docs.py tests/test_docs.py tests/trainer/test_training_docs.py
 
 clean:  ## Remove what these targets made
 	rm -rf demo demo-s3 .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

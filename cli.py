@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -40,6 +41,14 @@ def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
         click.echo(json.dumps(result, allow_nan=False))
     else:
         show(result)
+
+
+def share_cores() -> None:
+    """Let torch's idle threads sleep instead of spinning; to be called before torch is imported.
+
+    The threads of the stream need the cores: beside other work, training on two cores takes a sixth of the time (docs/log.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 # Options that several commands have.
@@ -495,6 +504,7 @@ def train(*, no_tracking: bool, tracking_uri: str, seed: int, as_json: bool, qui
       heimdall train --store ./features --backbone convnext_atto --epochs 5 --resume last
       heimdall train --store s3://features --tracking-uri postgresql+psycopg://me@db/mlflow --artifacts s3://mlflow
     """
+    share_cores()
     from featurestore.progress import on_stderr
     from trainer import fit
     from trainer.augment import AugmentSpec
@@ -561,6 +571,7 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
       heimdall evaluate checkpoints/last.ckpt --store s3://features --split test --out evaluation
       heimdall evaluate s3://models/run/last.ckpt --store s3://features --predictions test.parquet --json
     """
+    share_cores()
     from featurestore.progress import on_stderr
     from trainer.evaluate import EvaluateRequest
     from trainer.evaluate import evaluate as run_evaluation
@@ -584,20 +595,21 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     help="Where everything goes; the same directory again goes on from there.",
 )
 @click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
-@click.option("--sessions", default=24, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
-def demo(directory: Path, s3: bool, sessions: int) -> None:
-    """Everything on simulated captures and embedded services: simulate, build, build again, show, draw, open.
+@click.option("--sessions", default=100, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(min=1), help="Of training.")
+def demo(directory: Path, s3: bool, sessions: int, epochs: int) -> None:
+    """Everything on simulated captures and embedded services: simulate, build, build again, show, draw, open, train, evaluate.
 
     Each step is a command that is printed before it runs, so that it can be repeated.
 
     \b
     Examples:
       heimdall demo
-      heimdall demo --s3 --dir /tmp/demo-s3 --sessions 100
+      heimdall demo --s3 --dir /tmp/demo-s3 --sessions 40 --epochs 4
     """
     from featurestore.demo import Demo, run
 
-    run(Demo(directory.absolute(), s3, sessions, sessions + max(1, sessions // 10)), click.echo)
+    run(Demo(directory.absolute(), s3, sessions, sessions + max(1, sessions // 10), epochs), click.echo)
 
 
 if __name__ == "__main__":

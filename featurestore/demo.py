@@ -1,4 +1,4 @@
-"""The whole job on simulated captures and embedded services: the same commands that a user would type, shown and run."""
+"""The whole job on simulated captures and embedded services, by the same commands that a user would type, shown and run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from featurestore import services
@@ -82,6 +83,7 @@ class Demo:
     s3: bool
     sessions: int
     more_sessions: int
+    epochs: int
 
     @property
     def raw(self) -> str:
@@ -94,13 +96,23 @@ class Demo:
         return f"s3://{services.FEATURES_BUCKET}/demo" if self.s3 else str(self.directory / "features")
 
     @property
+    def training(self) -> Path:
+        """Where checkpoints and MLflow's file go."""
+        return self.directory / "training"
+
+    @property
+    def evaluation(self) -> Path:
+        """Where the pictures of the network's errors go."""
+        return self.directory / "evaluation"
+
+    @property
     def script(self) -> Path:
         """A program that opens the result without us."""
         return self.directory / "open_features.py"
 
 
 def run(demo: Demo, say: Callable[[str], None]) -> None:
-    """Simulate, build, add captures, build again, show and draw.
+    """Simulate, build, add captures, build again, show, draw, train and evaluate.
 
     Args:
         demo: where and how much.
@@ -130,9 +142,29 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
         demo.script.write_text(_opening_program(demo))
         say(f"\n# opened with plain zarr and xarray\n$ python {demo.script}")
         _run([sys.executable, str(demo.script)], environment, str(demo.script))
+        if find_spec("torch") is None:
+            say("\nTraining is left out: it needs pip install '.[train]'.")
+        else:
+            _train(demo, command, say)
     say(f"\nDone in {format_seconds(time.monotonic() - began)}.")
     for line in _epilogue(demo):
         say(line)
+
+
+def _train(demo: Demo, command: Callable[..., None], say: Callable[[str], None]) -> None:
+    last = demo.training / "last.ckpt"
+    if last.exists():
+        say(f"\n# trained before; remove {demo.training} to train anew")
+    else:
+        tracking = f"sqlite:///{demo.directory / 'mlflow.db'}"
+        upload = ("--checkpoints", f"s3://{services.MODELS_BUCKET}/demo/checkpoints") if demo.s3 else ()
+        how = ("--epochs", str(demo.epochs), "--warmup-epochs", "2", "--batch-size", "32", "--tracking-uri", tracking, *upload)
+        where = ("--store", demo.store, "--features", "first", "--dir", str(demo.training))
+        command(
+            "a small network learns on the CPU where transmitters are", "train", *where, "--backbone", "convnext_atto", *how
+        )
+    where = ("--store", demo.store, "--out", str(demo.evaluation))
+    command("how well, beside what knowing nothing achieves", "evaluate", str(last), *where)
 
 
 def _run(arguments: list[str], environment: dict[str, str], name: str) -> None:
@@ -155,9 +187,18 @@ def _epilogue(demo: Demo) -> list[str]:
         f"Features: {where}",
         f"Pictures: {demo.directory / 'pictures' / 'tensors.png'}, {demo.directory / 'pictures' / 'statistics.png'}",
         f"How to open them with plain zarr and xarray: {demo.script}",
+        *(_trained(demo) if demo.evaluation.exists() else []),
         f"The same {'servers' if demo.s3 else 'database'} again: {up}",
     ]
     if not demo.s3:
         opened = f"featurestore.open_set({demo.store!r}).to_xarray()"
         lines.append(f'With our own reader: python -c "import featurestore; print({opened})"')
     return lines
+
+
+def _trained(demo: Demo) -> list[str]:
+    return [
+        f"Checkpoints: {demo.training}",
+        f"How well the network does: {demo.evaluation / 'map.png'}, error_cdf.png, calibration.png, error_by_snr.png",
+        f"Metrics of all epochs: mlflow ui --backend-store-uri sqlite:///{demo.directory / 'mlflow.db'}",
+    ]

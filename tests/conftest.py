@@ -15,6 +15,9 @@ from psycopg import sql
 from featurestore.catalog import create_table
 from featurestore.services import SHADOWING, Running, postgres, running
 
+# Before anything imports torch: tests run beside each other, and its idle threads would spin (docs/log.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:

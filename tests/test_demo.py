@@ -15,13 +15,27 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("where", [[], ["--s3"]], ids=["files", "s3"])
 def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PG", "HEIMDALL_"))}
-    arguments = [sys.executable, str(ROOT / "cli.py"), "demo", "--dir", str(tmp_path / "demo"), "--sessions", "8", *where]
+    arguments = [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        "demo",
+        "--dir",
+        str(tmp_path / "demo"),
+        "--sessions",
+        "12",
+        "--epochs",
+        "1",
+        *where,
+    ]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert "56 computed" not in done.stdout.partition("another split")[2]
+    assert "84 computed" not in done.stdout.partition("another split")[2]
     assert "7 computed, 5" in done.stdout  # the added session, and nothing else
     for picture in ("tensors.png", "statistics.png"):
         assert (tmp_path / "demo" / "pictures" / picture).read_bytes().startswith(b"\x89PNG")
     assert "float16 ('row', 'channel', 'mel', 'frame')" in done.stdout
+    assert "predict the mean" in done.stdout
+    for picture in ("map.png", "error_cdf.png", "calibration.png", "error_by_snr.png"):
+        assert (tmp_path / "demo" / "evaluation" / picture).read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.npy"))

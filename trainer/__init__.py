@@ -1,6 +1,6 @@
 """Lean trainer: streams a feature set into a ConvNeXt that says where a transmitter is, and how sure that is.
 
-    from trainer import FeatureData, LocalizationNet, TrainRequest, fit
+    from trainer import FeatureStream, LocalizationNet, TrainRequest, fit
 
 Importing this package costs nothing; torch and Lightning are loaded when one of these is first used.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.checkpoints import Checkpoint, read_checkpoint
-    from trainer.data import DataOptions, FeatureData
+    from trainer.data import DataOptions, FeatureStream
     from trainer.model import LocalizationNet, NetworkSpec
     from trainer.request import Hardware, TrainReport, TrainRequest
     from trainer.run import fit
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOMS = {
     "Checkpoint": "checkpoints",
     "DataOptions": "data",
-    "FeatureData": "data",
+    "FeatureStream": "data",
     "Hardware": "request",
     "LocalizationNet": "model",
     "NetworkSpec": "model",
@@ -38,7 +38,7 @@ ROOMS = {
 __all__ = [
     "Checkpoint",
     "DataOptions",
-    "FeatureData",
+    "FeatureStream",
     "Hardware",
     "LocalizationNet",
     "NetworkSpec",

@@ -15,7 +15,7 @@ from featurestore.feature_set import FeatureSet
 from featurestore.progress import Progress
 from featurestore.split import Split, count_splits
 from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureData
+from trainer.data import DataOptions, FeatureStream
 from trainer.geometry import Float64, Region, geodesic_m
 from trainer.metrics import error_summary, sample_evenly
 
@@ -129,7 +129,7 @@ def nearest_baseline(feature_set: FeatureSet, split: Split, k: int, threads: int
     asked = np.zeros(n_rows, bool)
     asked[sample_evenly(n_rows, MAX_QUERIES)] = True
     progress.start(f"{k} nearest", n_rows, "rows")
-    data = FeatureData(feature_set, DataOptions(QUERIES_AT_ONCE), StreamOptions(threads=threads, cache="off"))
+    data = FeatureStream(feature_set, DataOptions(QUERIES_AT_ONCE), StreamOptions(threads=threads, cache="off"))
     errors, start = [np.empty(0)], 0
     try:
         for batch in data.evaluate(split):
@@ -155,7 +155,7 @@ def _train_features(
     shape = feature_set.spec.tensor_shape
     n_rows = count_splits(feature_set.labels.split)["train"]
     n_wanted = min(n_rows, MAX_TRAIN_ROWS, MAX_TRAIN_BYTES // (2 * math.prod(shape)))
-    data = FeatureData(feature_set, DataOptions(min(n_wanted, QUERIES_AT_ONCE)), StreamOptions(threads=threads, cache="off"))
+    data = FeatureStream(feature_set, DataOptions(min(n_wanted, QUERIES_AT_ONCE)), StreamOptions(threads=threads, cache="off"))
     # An epoch's order is drawn chunk by chunk, so its beginning is a sample for which only its own chunks are read.
     batches = data.evaluate(Split.TRAIN) if n_wanted == n_rows else data.train()
     features, row, count = np.empty((n_wanted, *shape), np.float16), np.empty(n_wanted, np.int64), 0

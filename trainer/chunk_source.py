@@ -11,10 +11,12 @@ import numpy.typing as npt
 from featurestore.chunks import CRC_BYTES, ArrayLayout, decode_chunk, read_array
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.feature_set import FeatureSet
+from featurestore.objects import ReadBytes
 from featurestore.segments import Segment, features_name
+from trainer.mapped import map_file
 from trainer.order import ChunkTable
 
-CACHE_MODES = ("off", "ram", "auto")
+CACHE_MODES = ("off", "ram", "gpu", "auto")
 
 MAX_NAMED = 32
 """Captures that an error names; of a chunk with more, the message says how many."""
@@ -47,8 +49,9 @@ class StreamOptions:
     Attributes:
         threads: that fetch chunks.
         n_buffers: a batch's memory is used again once so many more batches have been asked for.
-        cache: `off`; `ram`: every chunk is kept in memory after it was read once; `auto`: `ram` for each split that fits.
-        cache_bytes: what fits, over all splits together; `None`: half of the memory that is free when the set is opened.
+        cache: `off`; `ram`: every chunk is kept in memory after it was read once; `gpu`: the rows of a split stay on the GPU
+            that trains; `auto`: for each split `gpu` if it fits into half of a GPU's free memory, else `ram` if it fits.
+        cache_bytes: what fits into memory, over all splits together; `None`: half of what is free when the set is opened.
 
     Raises:
         UsageError: when a value is out of range.
@@ -90,13 +93,13 @@ class Fetched:
 
     Attributes:
         rows: (row, 3, band, frame) float16, padding included.
-        memory: in which they are; to be given back.
+        memory: in which they are, to be given back; `None` where they are a file's.
         n_bytes: that were read.
         again: whether it was fetched twice.
     """
 
     rows: Tensors
-    memory: npt.NDArray[np.uint8]
+    memory: npt.NDArray[np.uint8] | None
     n_bytes: int
     again: bool
 
@@ -119,7 +122,6 @@ class ChunkSource:
         self._array = features_name(basis)
         self._layouts: list[ArrayLayout] = [segment.features(basis) for segment in self.segments]
         self._crcs = [feature_set.checksums(segment) for segment in self.segments]
-        self._mode = options.cache
         self._room_bytes = options.cache_bytes if options.cache_bytes is not None else free_memory_bytes() // 2
         self._keep: set[Key] = set()
         self._kept: dict[Key, Fetched] = {}
@@ -135,11 +137,11 @@ class ChunkSource:
         sizes = [(segment.n_rows, segment.chunk_rows) for segment in self.segments]
         return ChunkTable.of(sizes, self.feature_set.labels.split, wanted)
 
-    def keep(self, table: ChunkTable) -> bool:
-        """Keep the chunks of a table in memory from their first use on, if the options say so; returns whether it will."""
+    def keep(self, table: ChunkTable, *, always: bool) -> bool:
+        """Keep the chunks of a table in memory from their first use on, if they fit, or always; returns whether it will."""
         keys = set(zip(table.segment.tolist(), table.chunk.tolist(), strict=True)) - self._keep
         n_bytes = sum(self._layouts[segment].chunk_bytes for segment, _ in keys)
-        if self._mode == "off" or (self._mode == "auto" and n_bytes > self._room_bytes):
+        if n_bytes > self._room_bytes and not always:
             return False
         self._room_bytes -= n_bytes
         self._keep |= keys
@@ -160,10 +162,12 @@ class ChunkSource:
         layout = self._layouts[segment]
         name = f"{self.segments[segment].path}/{self._array}/{layout.key(chunk)}"
         url, n_bytes, failed = f"{self.feature_set.objects.location}/{name}", 0, ""
-        memory = self._take(layout.chunk_bytes + CRC_BYTES)
+        # A local file that need not stay is mapped instead of being read.
+        in_place = self.feature_set.objects.location.is_local and key not in self._keep
+        memory = None if in_place else self._take(layout.chunk_bytes + CRC_BYTES)
         for again in (False, True):
             try:
-                data = self.feature_set.objects.read_into(name, memory.data)
+                data = self._read(name, layout.chunk_bytes + CRC_BYTES, memory)
                 n_bytes += len(data)
                 rows: Tensors = decode_chunk(data, layout, url, self._crcs[segment][chunk])
             except FileNotFoundError:
@@ -179,8 +183,15 @@ class ChunkSource:
 
     def give_back(self, key: Key, fetched: Fetched) -> None:
         """Say that nobody looks at a chunk any more: its memory is for the next one, unless it is to be kept."""
-        if key not in self._keep:
+        if key not in self._keep and fetched.memory is not None:
             self._free.setdefault(len(fetched.memory), []).append(fetched.memory)
+
+    def _read(self, name: str, n_bytes: int, memory: npt.NDArray[np.uint8] | None) -> ReadBytes | memoryview:
+        objects = self.feature_set.objects
+        if memory is not None:
+            return objects.read_into(name, memory.data)
+        mapped = map_file(objects.location.directory / name, n_bytes)
+        return mapped if mapped is not None else objects.read(name)
 
     def _take(self, n_bytes: int) -> npt.NDArray[np.uint8]:
         try:

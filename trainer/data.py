@@ -6,13 +6,17 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from featurestore.errors import UsageError
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.sets import LATEST
 from featurestore.split import Split
 from trainer.chunk_source import ChunkSource, StreamOptions
+from trainer.chunk_stream import StreamStats
+from trainer.device import DeviceRoom, DeviceRows, check_cache
 from trainer.order import ChunkTable, EpochOrder, OrderSpec
-from trainer.stream import Batch, BatchStream, StreamStats
+from trainer.stream import CPU, Batch, BatchStream
 
 ORDER_SCHEMA = 1
 """To be raised when `order` is changed so that the same numbers give another order: old states are refused then."""
@@ -35,24 +39,25 @@ class DataOptions:
     pool_chunks: int = 8
 
 
-class FeatureData:
+class FeatureStream:
     """The batches of a feature set.
 
     Training goes through epochs: each `train()` yields what is left of the current one, and the next one begins when the
     last batch has been handed over. `state_dict` tells where that is, `load_state_dict` goes on from there, exactly.
 
     Args:
-        feature_set: an open set; `FeatureData.open` opens one.
+        feature_set: an open set; `FeatureStream.open` opens one.
         options: see `DataOptions`.
         stream: see `StreamOptions`.
         rank: which of the `world_size` ranks this is.
+        device: where batches are wanted; a GPU gets them while it computes.
 
     Attributes:
         epoch: of the next train batch.
         batch: its number in that epoch.
 
     Raises:
-        UsageError: when an option is out of range.
+        UsageError: when an option is out of range, or rows are to stay on a GPU and there is none.
         StoreError: when the set is damaged.
     """
 
@@ -62,28 +67,34 @@ class FeatureData:
         options: DataOptions | None = None,
         stream: StreamOptions | None = None,
         rank: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         self.feature_set = feature_set
         self.options = options or DataOptions()
         self.rank = rank
         self.epoch = self.batch = 0
         self._stream_options = stream or StreamOptions()
+        self._device = device
         self._spec(0)  # says early what is out of range
+        check_cache(self._stream_options.cache, device)
         self._source = ChunkSource(feature_set, self._stream_options)
+        self._room = DeviceRoom(device)
         self._tables: dict[Split, ChunkTable] = {}
+        self._resident: dict[Split, DeviceRows | None] = {}
         self._streams: dict[tuple[Split, bool], BatchStream] = {}
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913, PLR0917 - what `__init__` takes, and where the set is
         cls,
         store: str,
         version: str = LATEST,
         options: DataOptions | None = None,
         stream: StreamOptions | None = None,
         rank: int = 0,
-    ) -> FeatureData:
+        device: torch.device = CPU,
+    ) -> FeatureStream:
         """Open a feature set; see `featurestore.open_set` and the class."""
-        return cls(open_set(store, version), options, stream, rank)
+        return cls(open_set(store, version), options, stream, rank, device)
 
     def order(self, split: Split, epoch: int | None = None) -> EpochOrder:
         """The order of a split: drawn for an epoch, or that of the store.
@@ -178,11 +189,25 @@ class FeatureData:
     def _table(self, split: Split) -> ChunkTable:
         if split not in self._tables:
             self._tables[split] = self._source.table(split)
-            self._source.keep(self._tables[split])
         return self._tables[split]
 
     def _stream(self, split: Split, *, drawn: bool) -> BatchStream:
         """One for training and one for evaluation: their batches may be in use at the same time."""
         if (split, drawn) not in self._streams:
-            self._streams[split, drawn] = BatchStream(self._source, self.options.batch_size, self._stream_options)
+            if split not in self._resident:
+                self._resident[split] = self._keep(split)
+            self._streams[split, drawn] = BatchStream(
+                self._source, self.options.batch_size, self._stream_options, self._device, self._resident[split]
+            )
         return self._streams[split, drawn]
+
+    def _keep(self, split: Split) -> DeviceRows | None:
+        """Decide where a split's rows stay after they were read: on the device, in memory, or nowhere."""
+        table, mode = self._table(split), self._stream_options.cache
+        if mode in ("gpu", "auto"):
+            rows = self._room.take(table, self._source.tensor_shape, always=mode == "gpu")
+            if rows is not None:
+                return rows
+        if mode in ("ram", "auto"):
+            self._source.keep(table, always=mode == "ram")
+        return None

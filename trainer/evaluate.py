@@ -20,7 +20,7 @@ from trainer import plots
 from trainer.baselines import Baseline, mean_baseline, nearest_baseline
 from trainer.checkpoints import Checkpoint, read_checkpoint
 from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureData
+from trainer.data import DataOptions, FeatureStream
 from trainer.evaluation import Evaluation
 from trainer.geometry import Float64
 from trainer.metrics import Int64, Predictions, measure
@@ -158,15 +158,15 @@ def _run(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     split = Split[request.split.upper()]
     stream = StreamOptions(threads=request.threads, cache="off")
-    data = FeatureData(feature_set, DataOptions(request.batch_size), stream)
+    data = FeatureStream(feature_set, DataOptions(request.batch_size), stream, device=device)
     progress.start(f"evaluate {request.split}", data.order(split).table.n_rows, "rows")
     row, outputs = [], []
     try:
         with torch.inference_mode():
             for batch in data.evaluate(split):
-                features = batch.features.to(device, non_blocking=True).float()  # (row, 3, band, frame)
-                outputs.append(net(features.contiguous(memory_format=torch.channels_last)).double().cpu().numpy())
-                row.append(batch.row.numpy().copy())
+                features = batch.features.float().contiguous(memory_format=torch.channels_last)  # (row, 3, band, frame)
+                outputs.append(net(features).double().cpu().numpy())
+                row.append(batch.row.cpu().numpy())
                 progress.advance(len(batch), batch.features.nbytes)
     finally:
         data.close()

@@ -10,15 +10,15 @@ import torch
 from featurestore.feature_set import FeatureSet
 from featurestore.split import Split
 from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureData
+from trainer.data import DataOptions, FeatureStream
 from trainer.engine import lightning
-from trainer.stream import Batch
+from trainer.stream import CPU, Batch
 
 
 class TrainLoader:
     """What is left of the current train epoch."""
 
-    def __init__(self, data: FeatureData) -> None:
+    def __init__(self, data: FeatureStream) -> None:
         self._data = data
 
     def __iter__(self) -> Iterator[Batch]:
@@ -28,18 +28,18 @@ class TrainLoader:
         return self._data.order(Split.TRAIN, self._data.epoch).n_batches
 
     def state_dict(self) -> dict[str, Any]:
-        """See `FeatureData.state_dict`."""
+        """See `FeatureStream.state_dict`."""
         return self._data.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `FeatureData.load_state_dict`."""
+        """See `FeatureStream.load_state_dict`."""
         self._data.load_state_dict(state)
 
 
 class EvaluationLoader:
     """All rows of a split, in storage order."""
 
-    def __init__(self, data: FeatureData, split: Split) -> None:
+    def __init__(self, data: FeatureStream, split: Split) -> None:
         self._data = data
         self._split = split
 
@@ -66,15 +66,16 @@ class FeatureDataModule(lightning.LightningDataModule):
         self._batch_size = batch_size
         self._seed = seed
         self._stream = stream
-        self._data: FeatureData | None = None
+        self._data: FeatureStream | None = None
 
     @property
-    def data(self) -> FeatureData:
+    def data(self) -> FeatureStream:
         """This rank's data."""
         if self._data is None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            device = self.trainer.strategy.root_device if self.trainer else CPU
             options = DataOptions(self._batch_size, self._seed, world_size)
-            self._data = FeatureData(self._feature_set, options, self._stream, rank)
+            self._data = FeatureStream(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
         return self._data
 
     @property
@@ -85,11 +86,11 @@ class FeatureDataModule(lightning.LightningDataModule):
     # With the data module as well, since Lightning keeps a loader's own state in the middle of an epoch only.
 
     def state_dict(self) -> dict[str, Any]:
-        """The next train batch, for checkpoints; see `FeatureData.state_dict`."""
+        """The next train batch, for checkpoints; see `FeatureStream.state_dict`."""
         return self.data.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there; see `FeatureData.load_state_dict`."""
+        """Go on there; see `FeatureStream.load_state_dict`."""
         self.data.load_state_dict(state_dict)
 
     def train_dataloader(self) -> TrainLoader:
@@ -101,7 +102,7 @@ class FeatureDataModule(lightning.LightningDataModule):
         return EvaluationLoader(self.data, Split.VAL)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Without waiting for the copy, where memory is pinned; positions stay: the module has its targets on the device."""
+        """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
         features, row = (part.to(device, non_blocking=True) for part in (batch.features, batch.row))
         return Batch(features, batch.position, row)
 

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from featurestore.errors import HeimdallError, UsageError
@@ -17,6 +18,7 @@ from featurestore.split import Split
 from trainer.callbacks import DataWait, EpochProgress
 from trainer.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.engine import callbacks, lightning
+from trainer.evaluate import EvaluateRequest, evaluate
 from trainer.geometry import Region
 from trainer.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.loader import FeatureDataModule
@@ -95,13 +97,27 @@ class _Training:
             raise
         if not self._trainer.is_global_zero:
             return None
+        if "val/loss" not in self._trainer.callback_metrics:
+            raise UsageError(
+                f"the run in {self._request.directory} is complete: {self._trainer.current_epoch} epochs; go on with more --epochs, "
+                "or begin a new one in another --dir"
+            )
         urls = None if self._uploads is None else self._uploads.finish(self._request.last)
         if self._tracker is not None:
-            if urls is None:
-                self._tracker.log_files([Path(self._best.best_model_path)], "checkpoints")
-            else:
-                self._tracker.set_tags({"checkpoint.best": urls["best"], "checkpoint.last": urls["last"]})
+            self._tell(self._tracker, urls)
         return self._report(time.monotonic() - began, urls)
+
+    def _tell(self, tracker: Tracker, urls: dict[str, Any] | None) -> None:
+        """Keep with the run where its best checkpoint is, and pictures of how good that is."""
+        best = Path(self._best.best_model_path)
+        if urls is None:
+            tracker.log_files([best], "checkpoints")
+        else:
+            tracker.set_tags({"checkpoint.best": urls["best"], "checkpoint.last": urls["last"]})
+        with TemporaryDirectory() as name:
+            wanted = EvaluateRequest(str(best), self._request.store, self._request.version, k=0, out=Path(name))
+            evaluate(wanted, self._progress)
+            tracker.log_files(sorted(Path(name).iterdir()), "evaluation")
 
     def _break_off(self, status: str) -> None:
         """Save what can be saved, without hiding why training ended."""

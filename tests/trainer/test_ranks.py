@@ -16,7 +16,7 @@ from featurestore.feature_set import open_set
 from featurestore.split import Split
 from trainer import read_checkpoint
 from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureData
+from trainer.data import DataOptions, FeatureStream
 from trainer.metrics import Predictions, measure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_ranks_share_each_epoch_as_the_order_promises(training_corpus: Corpus, t
     for epoch in range(EPOCHS):
         shares = [served(trained[0], "training", rank, epoch) for rank in range(2)]
         for rank, share in enumerate(shares):
-            data = FeatureData(feature_set, DataOptions(BATCH, 42, 2), StreamOptions(cache="off"), rank)
+            data = FeatureStream(feature_set, DataOptions(BATCH, 42, 2), StreamOptions(cache="off"), rank)
             assert share == [plan.rows.tolist() for plan in data.order(Split.TRAIN, epoch).batches()]
         rows = [row for share in shares for batch in share for row in batch]
         n_train = int((feature_set.labels.split == Split.TRAIN).sum())
@@ -96,7 +96,7 @@ def test_metrics_are_those_of_all_rows(training_corpus: Corpus, trained: tuple[P
     feature_set = open_set(str(training_corpus.store), "small")
     checkpoint = read_checkpoint(trained[0] / "run" / "last.ckpt")
     net = checkpoint.network()
-    data = FeatureData(feature_set, DataOptions(64), StreamOptions(cache="off"))
+    data = FeatureStream(feature_set, DataOptions(64), StreamOptions(cache="off"))
     batches = [(batch.row.numpy(), net(batch.features.float()).detach().double().numpy()) for batch in data.evaluate(Split.VAL)]
     row, outputs = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     labels = feature_set.labels

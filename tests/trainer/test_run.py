@@ -149,6 +149,8 @@ def test_a_run_can_be_prolonged_and_says_what_changed(tiny: TrainRequest) -> Non
     assert report is not None
     assert report.epochs == 2
     assert any(line.startswith("note: optimizer.max_epochs was 1, and is 2") for line in said)
+    with pytest.raises(UsageError, match=r"is complete: 2 epochs; go on with more --epochs"):
+        fit(replace(tiny, resume="last"))
 
 
 def test_a_loss_that_stays_without_a_number_names_rows_and_stops_the_run(

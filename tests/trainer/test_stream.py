@@ -18,16 +18,19 @@ from corpus_for_tests import Corpus
 
 from featurestore import open_set
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.objects import Location, open_objects
 from featurestore.split import Split
-from trainer.chunk_source import ChunkError, StreamOptions
-from trainer.data import DataOptions, FeatureData
+from trainer.chunk_source import ChunkError, ChunkSource, StreamOptions
+from trainer.chunk_stream import READY
+from trainer.data import DataOptions, FeatureStream
+from trainer.mapped import map_file
 from trainer.order import PADDING
-from trainer.stream import READY, Batch
+from trainer.stream import Batch
 
 CHUNK_ROWS = 8
 Data = bytes | memoryview
 OFF = StreamOptions(cache="off")
+GPU = StreamOptions(cache="gpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,8 @@ def build(raw: Path, store: Path, catalog: str) -> None:
     corpus.build(max_rejected_fraction=1.0)
 
 
-def open_data(corpus: Corpus, stream: StreamOptions = OFF, rank: int = 0, **options: int) -> FeatureData:
-    return FeatureData.open(corpus.store.url, options=DataOptions(**{"batch_size": 10, **options}), stream=stream, rank=rank)
+def open_data(corpus: Corpus, stream: StreamOptions = OFF, rank: int = 0, **options: int) -> FeatureStream:
+    return FeatureStream.open(corpus.store.url, options=DataOptions(**{"batch_size": 10, **options}), stream=stream, rank=rank)
 
 
 def rows_of(batches: list[Batch]) -> list[int]:
@@ -69,7 +72,7 @@ def keep(batches: object) -> list[Batch]:
     return [batch.copy() for batch in batches]  # type: ignore[attr-defined]  # any iterable of batches
 
 
-def read_all(data: FeatureData) -> list[list[int]]:
+def read_all(data: FeatureStream) -> list[list[int]]:
     """The rows of every split."""
     return [rows_of(list(data.evaluate(split))) for split in (Split.TRAIN, Split.VAL, Split.TEST)]
 
@@ -86,14 +89,14 @@ def chunk_files(corpus: Corpus) -> list[Path]:
 
 def count_reads(monkeypatch: pytest.MonkeyPatch, change: Callable[[str, Data], Data] | None = None) -> list[str]:
     """The keys of all chunks of features that are read from now on; `change` may change what comes back."""
-    read, keys = Objects.read_into, []
+    read, keys = ChunkSource._read, []
 
-    def counted(self: Objects, name: str, memory: memoryview) -> Data:
+    def counted(self: ChunkSource, name: str, n_bytes: int, memory: npt.NDArray[np.uint8] | None) -> Data:
         keys.append(name)
-        data = read(self, name, memory)
-        return change(name, data) if change else data
+        data = read(self, name, n_bytes, memory)
+        return change(name, data) if change else data  # type: ignore[return-value, arg-type]  # obstore's are not met here
 
-    monkeypatch.setattr(Objects, "read_into", counted)
+    monkeypatch.setattr(ChunkSource, "_read", counted)
     return keys
 
 
@@ -143,7 +146,7 @@ def test_it_works_on_s3(corpus: Corpus, bucket: str) -> None:
     for path in corpus.store.directory.rglob("*"):
         if path.is_file():
             objects.put(str(path.relative_to(corpus.store.directory)), path.read_bytes())
-    remote = FeatureData.open(f"{bucket}/store", options=DataOptions(batch_size=10), stream=OFF)
+    remote = FeatureStream.open(f"{bucket}/store", options=DataOptions(batch_size=10), stream=OFF)
     for here, there in zip(keep(open_data(corpus).train()), keep(remote.train()), strict=True):
         assert here.row.tolist() == there.row.tolist()
         assert torch.equal(here.features, there.features)
@@ -171,6 +174,91 @@ def test_padding_cannot_be_taken_for_a_row(corpus: Corpus) -> None:
     assert padding.features.shape == (1, *open_set(corpus.store.url).spec.tensor_shape)
     assert not padding.features.any()
     assert padding.position.isnan().all()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU passes for a GPU, of which 1 GB is free: what stays on a device is tested without one."""
+    monkeypatch.setattr("trainer.device.RESIDENT", {"cpu"})
+    monkeypatch.setattr("trainer.device.free_bytes", lambda device: 10**9)
+
+
+def test_rows_that_stay_on_the_device_make_the_same_batches(
+    corpus: Corpus, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, usual = (open_data(corpus, stream, pool_chunks=3) for stream in (GPU, OFF))
+    wanted = [keep(usual.train()) for _ in range(3)] + [keep(usual.evaluate(Split.TRAIN)), keep(usual.evaluate(Split.VAL))]
+    reads = count_reads(monkeypatch)
+    for number, epoch in enumerate(wanted):
+        got = list(data.train() if number < 3 else data.evaluate(Split.TRAIN if number == 3 else Split.VAL))  # no copies
+        for one, other in zip(got, epoch, strict=True):
+            assert one.row.tolist() == other.row.tolist()
+            assert torch.equal(one.features, other.features)
+            assert torch.equal(one.position, other.position)
+            assert one.features.isfinite().all()  # a rejected row holds NaN
+    train, val = (len(data.order(split).table) for split in (Split.TRAIN, Split.VAL))
+    assert len(reads) <= train + val  # a chunk with rows of both is read for each
+
+
+def test_the_device_serves_what_is_left_of_an_epoch(corpus: Corpus, device: None) -> None:
+    whole = [keep(data.train()) for data in [open_data(corpus, pool_chunks=3)] for _ in range(2)]
+    data = open_data(corpus, GPU, pool_chunks=3)
+    batches = data.train()
+    assert [next(batches).row.tolist() for _ in range(3)] == [batch.row.tolist() for batch in whole[0][:3]]
+    state = data.state_dict()
+    batches.close()
+    for resumed in (data, open_data(corpus, GPU, pool_chunks=3)):  # with some of the rows there, and with none
+        resumed.load_state_dict(state)
+        for expected in (whole[0][3:], whole[1]):
+            for one, other in zip(resumed.train(), expected, strict=True):
+                assert torch.equal(one.features, other.features)
+
+
+def test_padding_on_the_device_is_zero(corpus: Corpus, device: None) -> None:
+    world = open_set(corpus.store.url).manifest.counts["val"] + 1
+    ranks = [list(open_data(corpus, GPU, rank=rank, world_size=world).evaluate(Split.VAL)) for rank in range(world)]
+    (padding,) = [batch for batches in ranks for batch in batches if batch.row.tolist() == [PADDING]]
+    assert not padding.features.any()
+    assert padding.position.isnan().all()
+
+
+def test_damage_is_named_before_rows_get_to_the_device(corpus: Corpus, device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = chunk_files(corpus)[0]
+    content = damaged.read_bytes()
+    damaged.write_bytes(flip(content))
+    data = open_data(corpus, GPU)
+    with pytest.raises(ChunkError, match="CRC-32C") as caught:
+        read_all(data)
+    assert caught.value.key.endswith(str(damaged.relative_to(corpus.store.directory)))
+    assert caught.value.capture_ids
+    damaged.write_bytes(content)
+    assert read_all(data) == read_all(open_data(corpus))
+
+
+@pytest.mark.parametrize(("free", "cached"), [(10**9, "gpu"), (1000, "ram"), (None, "ram")])
+def test_auto_prefers_a_gpu_with_room(
+    corpus: Corpus, free: int | None, cached: str, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if free is None:
+        monkeypatch.undo()
+    else:
+        monkeypatch.setattr("trainer.device.free_bytes", lambda device: free)
+    data = open_data(corpus, StreamOptions(cache_bytes=10**9))
+    features = [[batch.features.data_ptr() for batch in data.evaluate(Split.TRAIN)] for _ in range(2)]
+    ring = len({*features[0], *features[1]}) == data._stream_options.n_buffers + READY
+    assert ("ram" if ring else "gpu") == cached
+    assert data.evaluate_stats(Split.TRAIN).chunks_fetched == 0
+
+
+def test_a_gpu_that_is_not_there_or_too_small_is_an_error(
+    corpus: Corpus, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.device.free_bytes", lambda device: 1000)
+    with pytest.raises(UsageError, match=r"rows take 0.0 GB, but the GPU has 0.0 GB free; use --cache auto"):
+        list(open_data(corpus, GPU).train())
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"cache is 'gpu', but batches are wanted on the CPU.* or use --cache auto"):
+        open_data(corpus, GPU)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted", "swapped"])
@@ -378,7 +466,7 @@ def test_an_empty_split_is_an_error(corpus: Corpus) -> None:
     feature_set = open_set(corpus.store.url)
     feature_set.labels.split[feature_set.labels.split == Split.VAL] = Split.ABSENT
     with pytest.raises(UsageError, match=r"val split of .* has 0 rows; wanted at least 1 "):
-        list(FeatureData(feature_set, stream=OFF).evaluate(Split.VAL))
+        list(FeatureStream(feature_set, stream=OFF).evaluate(Split.VAL))
 
 
 @pytest.mark.parametrize(
@@ -407,3 +495,23 @@ def test_features_are_float16_of_the_numpy_kind(corpus: Corpus) -> None:
     values: npt.NDArray[np.float16] = batch.features.numpy()
     assert values.dtype == np.float16
     assert values.flags.c_contiguous
+
+
+def test_files_that_cannot_be_mapped_are_read(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = read_all(open_data(corpus))
+    monkeypatch.setattr("trainer.mapped.POPULATE_READ", 9999)  # what an older kernel makes of it
+    assert map_file(chunk_files(corpus)[0], chunk_files(corpus)[0].stat().st_size) is None
+    assert read_all(open_data(corpus)) == mapped
+
+
+def test_a_mapped_file_stays_as_it_was(tmp_path: Path) -> None:
+    path, other = tmp_path / "chunk", tmp_path / "other"
+    path.write_bytes(b"before")
+    mapped = map_file(path, 6)
+    assert mapped is not None
+    other.write_bytes(b"after")
+    other.replace(path)  # as every store writes
+    assert bytes(mapped) == b"before"
+    path.unlink()
+    assert bytes(mapped) == b"before"
+    assert map_file(path, 6) is None

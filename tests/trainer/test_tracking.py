@@ -56,6 +56,8 @@ def test_a_run_holds_parameters_metrics_dataset_and_software_and_goes_on_when_tr
     assert given.dataset.digest == report.version
     assert json.loads(given.dataset.profile)["spec"]["n_mels"] == 24
     assert client.list_artifacts(str(report.run_id), "checkpoints")
+    pictures = {Path(file.path).name for file in client.list_artifacts(str(report.run_id), "evaluation")}
+    assert {"error_cdf.png", "map.png", "calibration.png", "error_by_snr.png", "metrics.json"} <= pictures
     assert list((tmp_path / "mlartifacts").rglob("*.ckpt"))
 
 
