@@ -11,7 +11,7 @@ setup: .venv/ready  ## Install everything, in the tested versions, into .venv
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,train,dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,train,export,dev]'
 	touch $@
 
 demo: setup  ## Simulate, build, look, train and evaluate, on embedded PostgreSQL and files, in ./demo
@@ -38,6 +38,7 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/inference.py
 
 docs: setup  ## Check that the pages in docs/ say what the code does
 	$(BIN)/pytest tests/test_format_docs.py tests/corpus/test_simulator_docs.py tests/test_docs.py tests/trainer/test_training_docs.py

@@ -38,7 +38,7 @@ import numpy as np
 import obstore
 import torch
 from noise_set import SPEC, Tensors, chunk_keys, noise, row_numbers, write_set
-from peers import MAPPED, Epoch, installed_peers, tensorstore_chunks
+from peers import MAPPED_BY_BATCH, Epoch, installed_peers, tensorstore_chunks
 
 from featurestore import services
 from featurestore.feature_set import FeatureSet
@@ -168,8 +168,8 @@ def bench_files(directory: Path, n_rows: int, repeats: int) -> Iterator[str]:
     yield f"{n_rows:,} rows, batches of {BATCH}, shuffled over {POOL} chunks, float16, warm local files, {repeats} turns"
     yield from table(speeds, "samples/s", OFF)
     found = sorted((peer for peer in peers if peer in speeds), key=lambda peer: median(speeds[peer]), reverse=True)
-    # A mapped .npy that is in the page cache is the bare gather, and checks nothing; so the others are told apart from it.
-    for peer in found[: 2 if found[0] == MAPPED else 1]:
+    # Gathered by batch, a mapped .npy in the page cache is the bare gather from RAM, unchecked: a bound, rather than a loader.
+    for peer in found[: 2 if found[0] == MAPPED_BY_BATCH else 1]:
         yield verdict(f"{OFF}, against {peer}", ratio(speeds, OFF, peer), FROM_FILES)
     yield verdict(f"{RAM}, against the {RING}", ratio(speeds, RAM, RING), FROM_RAM)
     yield f"  ({ratio(speeds, RAM, GATHER):.2f} of the gather into one buffer, which never leaves the processor's cache)"

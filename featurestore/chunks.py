@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import google_crc32c
+import crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -137,7 +137,8 @@ class ChunkBuffer:
 
 def checksum(data: npt.NDArray[np.uint8] | bytes) -> int:
     """CRC-32C (Castagnoli), as Zarr's `crc32c` codec computes it."""
-    return int(google_crc32c.value(data))
+    # Other threads go on meanwhile; google_crc32c, which zarr's codec uses, lets them wait.
+    return crc32c.crc32c(data.data if isinstance(data, np.ndarray) else data)
 
 
 def decode_chunk(data: ReadBytes | memoryview, layout: ArrayLayout, name: str, crc: int | None = None) -> Array:

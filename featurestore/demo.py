@@ -159,10 +159,8 @@ def _train(demo: Demo, command: Callable[..., None], say: Callable[[str], None])
         tracking = f"sqlite:///{demo.directory / 'mlflow.db'}"
         upload = ("--checkpoints", f"s3://{services.MODELS_BUCKET}/demo/checkpoints") if demo.s3 else ()
         how = ("--epochs", str(demo.epochs), "--warmup-epochs", "2", "--batch-size", "32", "--tracking-uri", tracking, *upload)
-        where = ("--store", demo.store, "--features", "first", "--dir", str(demo.training))
-        command(
-            "a small network learns on the CPU where transmitters are", "train", *where, "--backbone", "convnext_atto", *how
-        )
+        what = ("--store", demo.store, "--features", "first", "--dir", str(demo.training), "--backbone", "convnext_atto")
+        command("a small network learns on the CPU where transmitters are", "train", *what, *how)
     where = ("--store", demo.store, "--out", str(demo.evaluation))
     command("how well, beside what knowing nothing achieves", "evaluate", str(last), *where)
 

@@ -31,7 +31,7 @@ def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "84 computed" not in done.stdout.partition("another split")[2]
-    assert "7 computed, 5" in done.stdout  # the added session, and nothing else
+    assert "7 computed, 8" in done.stdout  # the added session, and nothing else
     for picture in ("tensors.png", "statistics.png"):
         assert (tmp_path / "demo" / "pictures" / picture).read_bytes().startswith(b"\x89PNG")
     assert "float16 ('row', 'channel', 'mel', 'frame')" in done.stdout

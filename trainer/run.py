@@ -99,8 +99,8 @@ class _Training:
             return None
         if "val/loss" not in self._trainer.callback_metrics:
             raise UsageError(
-                f"the run in {self._request.directory} is complete: {self._trainer.current_epoch} epochs; go on with more --epochs, "
-                "or begin a new one in another --dir"
+                f"the run in {self._request.directory} is complete: {self._trainer.current_epoch} epochs; "
+                "go on with more --epochs, or begin a new one in another --dir"
             )
         urls = None if self._uploads is None else self._uploads.finish(self._request.last)
         if self._tracker is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from queue import SimpleQueue
@@ -69,16 +69,23 @@ class Ring:
         self._copied: list[Done] = [None] * n_buffers
         self._lane = lane
 
-    def gather(self, plan: BatchPlan, chunks: list[Tensors], number: int) -> torch.Tensor:
-        """The features (b, 3, band, frame) of a plan; no chunks are for padding."""
+    def gather(self, plan: BatchPlan, chunks: list[Tensors], number: int, second: Executor) -> torch.Tensor:
+        """The features (b, 3, band, frame) of a plan; no chunks are for padding. A second thread gathers half of them."""
         slot, n_rows = number % len(self._buffers), len(plan.rows)
         copied = self._copied[slot]
         if copied is not None:
             copied.synchronize()  # an event of long ago, as a rule
-        buffer = self._buffers[slot]
-        for chunk, begin, end in zip(chunks, plan.bounds[:-1], plan.bounds[1:], strict=True):
-            # (row, 3, band, frame); "raise" would go through one more copy
-            np.take(chunk, plan.local[begin:end], axis=0, out=buffer[begin:end], mode="clip")
+        buffer, half = self._buffers[slot], len(chunks) // 2
+
+        def take(first: int, stop: int) -> None:
+            for piece in range(first, stop):
+                begin, end = plan.bounds[piece : piece + 2]
+                # (row, 3, band, frame); "raise" would go through one more copy
+                np.take(chunks[piece], plan.local[begin:end], axis=0, out=buffer[begin:end], mode="clip")
+
+        other = second.submit(take, 0, half)
+        take(half, len(chunks))
+        other.result()
         if not chunks:
             buffer[:n_rows] = 0
         features = self._lane.bring(self._memory[slot][:n_rows])
@@ -148,7 +155,8 @@ class BatchStream:
         threads = self._options.threads
         pool = ThreadPoolExecutor(threads, "fetch-chunks")
         chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
-        epoch = self._epoch = _Epoch(chunks, start_batch, pool, self._assembly())
+        second = ThreadPoolExecutor(1, "gather-half")
+        epoch = self._epoch = _Epoch(chunks, start_batch, (pool, second), self._assembly(second))
         began = perf_counter()
         try:
             for _ in range(start_batch, order.n_batches):
@@ -171,8 +179,8 @@ class BatchStream:
             self._epoch.close()
             self._epoch = None
 
-    def _assembly(self) -> Assemble:
-        """What makes batches of plans for one epoch; called by its thread."""
+    def _assembly(self, second: Executor) -> Assemble:
+        """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
         if self._ring is None and self._resident is None:
             self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
         position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
@@ -183,7 +191,7 @@ class BatchStream:
                 if resident is not None:
                     features = resident.gather(plan, lane)
                 elif ring is not None:
-                    features = ring.gather(plan, chunks, next(slots))
+                    features = ring.gather(plan, chunks, next(slots), second)
                 row = lane.bring(torch.from_numpy(plan.rows))
                 done = lane.mark()
             # Padding has no chunks, and is no row.
@@ -196,10 +204,12 @@ class BatchStream:
 class _Epoch:
     """The threads behind the batches of one epoch. Nothing in here refers to the iterator, so that it can be collected."""
 
-    def __init__(self, chunks: ChunkStream, start_batch: int, pool: ThreadPoolExecutor, assemble: Assemble) -> None:
+    def __init__(
+        self, chunks: ChunkStream, start_batch: int, pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor], assemble: Assemble
+    ) -> None:
         self._chunks = chunks
         self._start_batch = start_batch
-        self._pool = pool
+        self._fetching, self._gathering = pools
         self._assemble = assemble
         self._ready: SimpleQueue[Ready | Exception | None] = SimpleQueue()
         self._asked: SimpleQueue[None] = SimpleQueue()  # a semaphore, of the quick kind
@@ -226,8 +236,9 @@ class _Epoch:
         self._closed = True
         self._ready.put(None)  # for one that waits in another thread
         self._asked.put(None)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._fetching.shutdown(wait=True, cancel_futures=True)
         self._thread.join()
+        self._gathering.shutdown()
         self._chunks.close()
 
     def _run(self) -> None:

@@ -111,7 +111,7 @@ class Tracker(loggers.MLFlowLogger):
             act()
         except Exception as error:  # noqa: BLE001 - whatever the tracker's client raises, the epochs are worth more
             if not self._quiet_until:
-                self._say(f"warning: MLflow does not take everything any more ({_reason(error)}); training goes on without it")
+                self._say(f"warning: MLflow does not take everything any more ({reason(error)}); training goes on without it")
             self._quiet_until = time.monotonic() + PAUSE_S
 
 
@@ -144,7 +144,7 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
         logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every table and experiment that they create
     where = without_password(request.uri)
     try:
-        _knock(request.uri)
+        knock(request.uri)
         tracker = Tracker(request, run_id, say)
         if run_id is not None:
             try:
@@ -157,13 +157,22 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
         raise
     except Exception as error:
         raise ServiceUnavailableError(
-            f"MLflow at {where} does not answer ({_reason(error)}); check --tracking-uri, or use --no-tracking"
+            f"MLflow at {where} does not answer ({reason(error)}); check --tracking-uri, or use --no-tracking"
         ) from error
     return tracker
 
 
-def _knock(uri: str) -> None:
-    """Find out without MLflow's patience, which is minutes, whether somebody is there."""
+def knock(uri: str, option: str = "--tracking-uri") -> None:
+    """Find out without MLflow's patience, which is minutes, whether somebody is there.
+
+    Args:
+        uri: of MLflow.
+        option: by which the user gave it.
+
+    Raises:
+        UsageError: when the address is none that MLflow knows.
+        Exception: whatever its client raises when nobody answers.
+    """
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
     scheme = uri.partition(":")[0]
@@ -175,7 +184,7 @@ def _knock(uri: str) -> None:
                 os.environ[variable.name] = str(value)
         requests.get(uri, timeout=PATIENCE_S)
     elif scheme == "postgresql":
-        raise UsageError(f"--tracking-uri {without_password(uri)} names no driver; write postgresql+psycopg://…")
+        raise UsageError(f"{option} {without_password(uri)} names no driver; write postgresql+psycopg://…")
     elif scheme.partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql"):
         import sqlalchemy
 
@@ -186,7 +195,7 @@ def _knock(uri: str) -> None:
             engine.dispose()
     elif scheme not in ("databricks", "uc"):
         raise UsageError(
-            f"--tracking-uri {without_password(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
+            f"{option} {without_password(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
             "postgresql+psycopg://USER@HOST/DATABASE or http://HOST:PORT"
         )
 
@@ -197,6 +206,7 @@ def without_password(uri: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
