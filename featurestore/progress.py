@@ -58,9 +58,10 @@ class Lines:
             seconds = max(now - self._began, 1e-9)
             rate = self._done / seconds
             left = f", {format_seconds((self._total - self._done) / rate)} left" if rate and self._done < self._total else ""
+            size = f", {self._bytes / 1e6:,.0f} MB" if self._bytes else ""
             self.say(
-                f"{self._stage}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, "
-                f"{self._bytes / 1e6:,.0f} MB in {format_seconds(seconds)}{left}"
+                f"{self._stage}: {self._done:,}/{self._total:,} {self._unit}, {format_rate(rate)}{size} "
+                f"in {format_seconds(seconds)}{left}"
             )
 
     def say(self, line: str) -> None:
@@ -105,7 +106,7 @@ class Bar:
         self._done += units
         self._bytes += n_bytes
         seconds = max(time.monotonic() - self._began, 1e-9)
-        rate = f"{self._done / seconds:,.0f}/s" + (f", {self._bytes / 1e6:,.0f} MB" if self._bytes else "")
+        rate = format_rate(self._done / seconds) + (f", {self._bytes / 1e6:,.0f} MB" if self._bytes else "")
         self._bar.update(self._task, advance=units, rate=rate)
 
     def say(self, line: str) -> None:
@@ -122,6 +123,11 @@ def on_stderr(quiet: bool = False) -> Iterator[Progress]:
             yield bar
     else:
         yield Lines()
+
+
+def format_rate(per_second: float) -> str:
+    """A rate for people: `1,234/s`, `1.2/s`."""
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -54,10 +54,9 @@ class EpochProgress(callbacks.Callback):
         self._progress = progress
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        """Begin to count steps."""
+        """Begin to count steps; of a resumed run those that are left."""
         n_batches = int(trainer.num_training_batches)
-        self._progress.start("train", (trainer.max_epochs or 0) * n_batches, "steps")
-        self._progress.advance(trainer.global_step)
+        self._progress.start("train", (trainer.max_epochs or 0) * n_batches - trainer.global_step, "steps")
 
     def on_train_batch_end(
         self,
