@@ -23,6 +23,8 @@ from trainer.geometry import Region
 from trainer.model import LocalizationNet
 from trainer.training_spec import TrainingSpec
 
+ZIP = b"PK"
+"""What a checkpoint of torch begins with."""
 NET = "net."
 """What the names of the network's tensors begin with in a Lightning checkpoint."""
 
@@ -152,6 +154,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     """
     name = str(source)
     data = _read(name)
+    if not data.startswith(ZIP):  # an old pickle, or no checkpoint at all
+        raise UsageError(f"{name} is damaged, cut short or no checkpoint; give one that heimdall train wrote")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

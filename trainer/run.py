@@ -205,7 +205,7 @@ class _Training:
                 enable_model_summary=False,
                 enable_progress_bar=False,  # it writes to stdout, where results go
             )
-        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
             raise UsageError(
                 f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} cannot "
                 f"be had here ({str(error).splitlines()[0]}); leave them out to take what there is"

@@ -281,7 +281,7 @@ def test_checkpoints_that_are_none_are_refused(world: World, tmp_path: Path) -> 
         evaluate(world.request(checkpoint=str(tmp_path / "absent.ckpt")))
     for content in (whole[: len(whole) // 2], b"", b"no checkpoint"):
         spoilt.write_bytes(content)
-        with pytest.raises(UsageError, match=r"damaged|holds more than tensors"):
+        with pytest.raises(UsageError, match="damaged, cut short or no checkpoint"):
             evaluate(world.request(checkpoint=str(spoilt)))
     torch.save({"anything": 1}, spoilt)
     with pytest.raises(UsageError, match="no checkpoint of heimdall train"):
@@ -304,7 +304,7 @@ def test_code_in_a_checkpoint_is_not_run(world: World, tmp_path: Path) -> None:
     for source in (checkpoint, str(tmp_path / "plain.ckpt")):
         result = command(source, "--store", str(world.store))
         assert result.exit_code == 2
-        assert "could run code" in result.stderr
+        assert ("could run code" if source == checkpoint else "no checkpoint") in result.stderr
     assert not (tmp_path / "ran").exists()
 
 

@@ -170,6 +170,7 @@ def test_a_loss_that_stays_without_a_number_names_rows_and_stops_the_run(
         ({"batch_size": 1000}, "the train split of .* has .* rows; wanted at least 1000"),
         ({"hardware": Hardware(accelerator="abacus")}, "accelerator 'abacus'.* cannot be had here"),
         ({"hardware": Hardware(accelerator="gpu")}, "cannot be had here"),
+        ({"hardware": Hardware(accelerator="cpu", devices="many")}, "devices 'many'.* cannot be had here"),
         ({"upload_to": "file:///nowhere/at/all"}, "is no directory"),
     ],
 )
@@ -202,6 +203,7 @@ def test_a_checkpoint_of_other_features_or_of_another_network_is_refused(trainin
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged, cut short or no checkpoint"),
         (lambda path: path.write_bytes(b""), "damaged, cut short or no checkpoint"),
+        (lambda path: path.write_text("a text\n"), "damaged, cut short or no checkpoint"),
         (lambda path: torch.save({"anything": Path("x")}, path), "could run code"),
         (lambda path: torch.save({"state_dict": {}}, path), "is no checkpoint of heimdall train"),
     ],
