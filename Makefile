@@ -14,7 +14,7 @@ setup: .venv/ready  ## Install everything, in the tested versions, into .venv
 	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[local,train,export,dev]'
 	touch $@
 
-demo: setup  ## Simulate, build, look, train and evaluate, on embedded PostgreSQL and files, in ./demo
+demo: setup  ## Simulate, build, look, train, evaluate and export, on embedded PostgreSQL and files, in ./demo
 	$(BIN)/heimdall demo --dir demo
 
 demo-s3: setup  ## The same through embedded S3, in ./demo-s3

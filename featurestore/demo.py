@@ -74,6 +74,17 @@ first = connect(f"{prefix}/{{segments}}/{{manifest['segments'][0]['segment']}}")
 print(xarray.open_zarr(ObjectStore(first, read_only=True))["logmel"])
 '''
 
+FETCH = """\
+import sys
+from pathlib import Path
+from featurestore.objects import Location, open_objects
+
+raw, directory = open_objects(Location.parse(sys.argv[1]).url), Path(sys.argv[2])
+directory.mkdir(exist_ok=True)
+for number, info in zip(range(4), raw.walk("sessions")):
+    (directory / f"capture-{number}.npy").write_bytes(raw.get(info.key))
+"""
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -101,9 +112,19 @@ class Demo:
         return self.directory / "training"
 
     @property
+    def tracking(self) -> str:
+        """Where MLflow keeps runs and models."""
+        return f"sqlite:///{self.directory / 'mlflow.db'}"
+
+    @property
     def evaluation(self) -> Path:
         """Where the pictures of the network's errors go."""
         return self.directory / "evaluation"
+
+    @property
+    def models(self) -> str:
+        """Where releases go."""
+        return f"s3://{services.MODELS_BUCKET}/demo" if self.s3 else str(self.directory / "models")
 
     @property
     def script(self) -> Path:
@@ -112,7 +133,7 @@ class Demo:
 
 
 def run(demo: Demo, say: Callable[[str], None]) -> None:
-    """Simulate, build, add captures, build again, show, draw, train and evaluate.
+    """Simulate, build, add captures, build again, show, draw, train, evaluate and export.
 
     Args:
         demo: where and how much.
@@ -146,6 +167,7 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
             say("\nTraining is left out: it needs pip install '.[train]'.")
         else:
             _train(demo, command, say)
+            _export(demo, command, say, environment)
     say(f"\nDone in {format_seconds(time.monotonic() - began)}.")
     for line in _epilogue(demo):
         say(line)
@@ -156,13 +178,36 @@ def _train(demo: Demo, command: Callable[..., None], say: Callable[[str], None])
     if last.exists():
         say(f"\n# trained before; remove {demo.training} to train anew")
     else:
-        tracking = f"sqlite:///{demo.directory / 'mlflow.db'}"
-        upload = ("--checkpoints", f"s3://{services.MODELS_BUCKET}/demo/checkpoints") if demo.s3 else ()
-        how = ("--epochs", str(demo.epochs), "--warmup-epochs", "2", "--batch-size", "32", "--tracking-uri", tracking, *upload)
+        upload = ("--checkpoints", f"{demo.models}/checkpoints") if demo.s3 else ()
+        how = (
+            "--epochs",
+            str(demo.epochs),
+            "--warmup-epochs",
+            "2",
+            "--batch-size",
+            "32",
+            "--tracking-uri",
+            demo.tracking,
+            *upload,
+        )
         what = ("--store", demo.store, "--features", "first", "--dir", str(demo.training), "--backbone", "convnext_atto")
         command("a small network learns on the CPU where transmitters are", "train", *what, *how)
     where = ("--store", demo.store, "--out", str(demo.evaluation))
     command("how well, beside what knowing nothing achieves", "evaluate", str(last), *where)
+
+
+def _export(demo: Demo, command: Callable[..., None], say: Callable[[str], None], environment: dict[str, str]) -> None:
+    if find_spec("onnx") is None:
+        say("\nExporting is left out: it needs pip install '.[export]'.")
+        return
+    where = ("--models", demo.models, "--store", demo.store, "--raw", demo.raw, "--registry-uri", demo.tracking)
+    last = str(demo.training / "last.ckpt")
+    command("an ONNX release: compared with PyTorch, measured, described, registered", "export", last, *where)
+    command("what services would use", "releases", "list", "--models", demo.models)
+    captures = str(demo.directory / "captures")
+    _run([sys.executable, "-c", FETCH, demo.raw, captures], environment, "fetching captures")
+    rate = ("--sample-rate-hz", "192000")
+    command("where are the transmitters? From raw IQ, without torch", "predict", demo.models, captures, *rate)
 
 
 def _run(arguments: list[str], environment: dict[str, str], name: str) -> None:
@@ -198,5 +243,6 @@ def _trained(demo: Demo) -> list[str]:
     return [
         f"Checkpoints: {demo.training}",
         f"How well the network does: {demo.evaluation / 'map.png'}, error_cdf.png, calibration.png, error_by_snr.png",
+        f"Releases: {demo.models}" + (f", in {demo.directory / 'services'}" if demo.s3 else ""),
         f"Metrics of all epochs: mlflow ui --backend-store-uri sqlite:///{demo.directory / 'mlflow.db'}",
     ]

@@ -38,4 +38,6 @@ def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     assert "predict the mean" in done.stdout
     for picture in ("map.png", "error_cdf.png", "calibration.png", "error_by_snr.png"):
         assert (tmp_path / "demo" / "evaluation" / picture).read_bytes().startswith(b"\x89PNG")
+    assert "release 0.1.0" in done.stdout
+    assert done.stdout.count("capture-") >= 3  # predicted from raw IQ
     assert not list(tmp_path.glob("*.npy"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from featurestore.errors import ServiceUnavailableError, UsageError
 from featurestore.feature_set import FeatureSet
 from featurestore.software import versions
 from trainer.engine import callbacks, lightning, loggers
+from trainer.tracker_address import knock, reason, without_password
 
-PATIENCE_S = 5
-"""For the first answer of a tracker."""
 PAUSE_S = 60.0
 """A tracker that failed is left alone so long: each attempt may hold training up."""
 SOFTWARE = ("heimdall-featurestore", "torch", "timm", "lightning", "numpy", "mlflow")
@@ -160,53 +158,3 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
             f"MLflow at {where} does not answer ({reason(error)}); check --tracking-uri, or use --no-tracking"
         ) from error
     return tracker
-
-
-def knock(uri: str, option: str = "--tracking-uri") -> None:
-    """Find out without MLflow's patience, which is minutes, whether somebody is there.
-
-    Args:
-        uri: of MLflow.
-        option: by which the user gave it.
-
-    Raises:
-        UsageError: when the address is none that MLflow knows.
-        Exception: whatever its client raises when nobody answers.
-    """
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
-
-    scheme = uri.partition(":")[0]
-    if scheme in ("http", "https"):
-        import requests
-
-        for variable, value in ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, 2), (MLFLOW_HTTP_REQUEST_TIMEOUT, 4 * PATIENCE_S)):
-            if variable.name not in os.environ:  # it would hold training up for minutes
-                os.environ[variable.name] = str(value)
-        requests.get(uri, timeout=PATIENCE_S)
-    elif scheme == "postgresql":
-        raise UsageError(f"{option} {without_password(uri)} names no driver; write postgresql+psycopg://…")
-    elif scheme.partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql"):
-        import sqlalchemy
-
-        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": PATIENCE_S} if "psycopg" in scheme else {})
-        try:
-            engine.connect().close()
-        finally:
-            engine.dispose()
-    elif scheme not in ("databricks", "uc"):
-        raise UsageError(
-            f"{option} {without_password(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
-            "postgresql+psycopg://USER@HOST/DATABASE or http://HOST:PORT"
-        )
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 import torch
 from corpus_for_tests import SMALL, Corpus
-from made_for_tests import Built
+from made_for_tests import Built, save_checkpoint
 from psycopg import sql
 
 from exporter.graph import export_graph
@@ -85,3 +86,20 @@ def captures(built: Built) -> npt.NDArray[np.complex128]:
 def one_thread() -> None:
     """Networks this small take longer when two threads wait for each other on cores that others use, too."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as a file."""
+    return save_checkpoint(checkpoint, tmp_path_factory.mktemp("checkpoint") / "last.ckpt")
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(server: Running) -> Iterator[str]:
+    """The address of a database for MLflow: one for all, since MLflow takes seconds to make its tables."""
+    name = f"mlflow_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.catalog, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        url = server.catalog.removesuffix(postgres.DATABASE) + name
+        yield url.replace("postgresql://", "postgresql+psycopg://")
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

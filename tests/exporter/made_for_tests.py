@@ -1,14 +1,23 @@
-"""A feature set with its captures, and a checkpoint that knows its features, without training one."""
+"""A feature set with its captures, a checkpoint that knows its features without training, and releases without export."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import torch
+from click.testing import CliRunner, Result
 from corpus_for_tests import Corpus
 
+from cli import main
+from exporter.onnx_file import ExportedGraph, write
+from exporter.release import Release, Version, claimed, publish
 from featurestore.feature_set import FeatureSet
+from featurestore.objects import Location, open_objects
 from trainer.checkpoints import Checkpoint, TrainedOn
 from trainer.geometry import Region
 from trainer.model import LocalizationNet, NetworkSpec
@@ -50,3 +59,46 @@ class Built:
             run_id=None,
             weights=net.state_dict(),
         )
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, **changes: object) -> Path:
+    """A file as training writes it, but for what only resuming needs."""
+    content = {
+        "hyper_parameters": {"training": checkpoint.training.to_json(), "region": checkpoint.region.to_json()},
+        "state_dict": {f"net.{name}": tensor for name, tensor in checkpoint.weights.items()},
+        "features": checkpoint.features.to_state(),
+        "epoch": checkpoint.epoch,
+        "global_step": checkpoint.step,
+        "run_id": checkpoint.run_id,
+    }
+    torch.save({**content, **changes}, path)
+    return path
+
+
+def with_weight(graph: ExportedGraph, name: str, path: Path, value: float = 0.0, factor: float = 1.0) -> ExportedGraph:
+    """The same graph, one of its tensors multiplied and moved."""
+    model = onnx.load(graph.path)
+    tensor = next(tensor for tensor in model.graph.initializer if name in tensor.name)
+    values = onnx.numpy_helper.to_array(tensor) * np.float32(factor) + np.float32(value)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return write(model, path, graph.info)
+
+
+def published(models: str, number: str, graph: ExportedGraph, *more: ExportedGraph, **about: object) -> Release:
+    """A release of graphs that exist already, without what an export says beside them."""
+    objects, version = open_objects(Location.parse(models).url), Version.parse(number)
+    facts = {"feature_set": graph.info.feature_set, "spec": graph.info.spec.id, "precision": "fp32", **about}
+    with claimed(objects, version, print):
+        return publish(objects, version, [graph.path, *(other.path for other in more)], facts)
+
+
+def invoke(*arguments: object) -> Result:
+    """`heimdall …`, in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def json_of(*arguments: object) -> Any:
+    """What `heimdall … --json` prints, if it succeeds."""
+    done = invoke(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)

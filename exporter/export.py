@@ -1,0 +1,220 @@
+"""Export: checkpoint → validated graphs → a release, registered, and found by whoever should use it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import yaml
+
+from exporter.card import card
+from exporter.latest import promote, read_latest
+from exporter.made_graphs import MadeGraphs, Workshop, make_graphs, units_of
+from exporter.registry import Registry, mlmodel, open_registry, signature
+from exporter.release import CARD, CONFIG, METRICS, MLMODEL, Release, claimed, describe_file, now, publish
+from exporter.request import ExportReport, ExportRequest
+from featurestore.errors import HeimdallError, UsageError
+from featurestore.feature_set import FeatureSet, open_set
+from featurestore.objects import Location, open_objects
+from featurestore.progress import Progress, Silent
+from featurestore.split import count_splits
+from trainer.checkpoints import Checkpoint, read_checkpoint
+from trainer.evaluate import EvaluateRequest, evaluate
+from trainer.evaluation import Evaluation
+
+SPLITS = ("val", "test")
+HEADLINES = (
+    "rows",
+    "error_mean_m",
+    "error_median_m",
+    "error_p90_m",
+    "nll",
+    "calibration_error_m",
+    "coverage_1_sigma",
+    "coverage_2_sigma",
+)
+"""The metrics that reports, the registry and the release's marker show."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """All files of a release, in a directory of their own."""
+
+    graphs: MadeGraphs
+    paths: tuple[Path, ...]
+    about: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def export(request: ExportRequest, progress: Progress | None = None) -> ExportReport:
+    """Publish a checkpoint as a release.
+
+    Store, registry and number are made sure of first; nothing is published unless the graphs compute what PyTorch computes;
+    `latest.json` is moved last, if this is the first release or `request.promote` is set.
+
+    Args:
+        request: what, how, and where to.
+        progress: is told how far it is.
+
+    Raises:
+        UsageError: when something given is not usable, or the release exists or is being written.
+        DataQualityError: when a graph differs from PyTorch, naming the worst rows; nothing was published.
+        StoreError: when the store refuses, or the set is damaged.
+        ServiceUnavailableError: when store or registry do not answer.
+    """
+    began, progress = time.monotonic(), progress or Silent()
+    objects = open_objects(Location.parse(request.models).url)
+    if not objects.location.is_local:
+        objects.check()
+    registry = None if request.registry is None else open_registry(request.registry)
+    checkpoint = read_checkpoint(request.checkpoint)
+    feature_set = _open(request, checkpoint)
+    with claimed(objects, request.number, progress.say) as version, TemporaryDirectory(prefix="heimdall-export-") as directory:
+        workshop = Workshop(request, checkpoint, feature_set, str(version), Path(directory), progress)
+        made = _make(workshop)
+        with workshop.stage(f"publish {version}"):
+            release = publish(objects, version, made.paths, made.about)
+    registered, latest = _announce(release, registry, checkpoint.run_id, promoted=request.promote)
+    return ExportReport(
+        release=str(version),
+        url=release.url,
+        latest=latest,
+        files={name: facts["size_bytes"] for name, facts in release.files.items()},
+        precision=made.graphs.info.precision,
+        feature_set=feature_set.version,
+        validation=_validation_in_short(made.graphs),
+        metrics=made.about["metrics"],
+        table=made.graphs.table,
+        registered=registered,
+        notes=made.notes,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _open(request: ExportRequest, checkpoint: Checkpoint) -> FeatureSet:
+    """The set to validate on, which must be of the features that the network knows."""
+    try:
+        feature_set = open_set(request.store, request.version or checkpoint.features.version)
+    except UsageError as error:
+        if request.version is not None:
+            raise
+        raise UsageError(f"{error}; it is the one that {checkpoint.source} was trained on, --features names another") from error
+    checkpoint.features.require_same(feature_set, checkpoint.source)
+    return feature_set
+
+
+def _make(workshop: Workshop) -> Made:
+    graphs = make_graphs(workshop)
+    evaluations = _evaluate(workshop)
+    files = {graph.path.name: describe_file(graph.path) for graph in graphs.chosen}
+    checkpoint, info = workshop.checkpoint, graphs.info
+    shape = signature(info.spec.tensor_shape)
+    notes = tuple(dict.fromkeys([*graphs.notes, *(note for found in evaluations.values() for note in found.notes)]))
+    config = _config(workshop, graphs)
+    metrics = {
+        "release": workshop.release,
+        "evaluation": {split: _plain(found) for split, found in evaluations.items()},
+        **graphs.to_json(),
+        "files": files,
+        "notes": list(notes),
+    }
+    texts = {
+        CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120),
+        METRICS: json.dumps(metrics, indent=1, allow_nan=False) + "\n",
+        CARD: card(config, metrics, graphs.table),
+        MLMODEL: yaml.safe_dump(mlmodel(shape, workshop.release, onnx.__version__, now()), sort_keys=False),
+    }
+    for name, text in texts.items():
+        (workshop.directory / name).write_text(text, encoding="utf-8")
+    about = {
+        "feature_set": info.feature_set,
+        "spec": info.spec.id,
+        "basis": info.basis,
+        "backbone": info.backbone,
+        "precision": info.precision,
+        "checkpoint_sha256": checkpoint.sha256,
+        "measured_on": workshop.feature_set.version,
+        "metrics": {split: {name: found.metrics[name] for name in HEADLINES} for split, found in evaluations.items()},
+        "signature": shape,
+    }
+    paths = (*(graph.path for graph in graphs.chosen), *(workshop.directory / name for name in texts))
+    return Made(graphs, paths, about, notes)
+
+
+def _evaluate(workshop: Workshop) -> dict[str, Evaluation]:
+    """The network on the splits that were not trained on, as far as they have rows."""
+    request, counts, found = workshop.request, count_splits(workshop.feature_set.labels.split), {}
+    for split in SPLITS:
+        if not counts[split]:
+            continue
+        asked = EvaluateRequest(request.checkpoint, request.store, workshop.feature_set.version, split, k=0)
+        found[split] = evaluate(asked, workshop.progress)
+        if found[split].checkpoint.sha256 != workshop.checkpoint.sha256:
+            raise UsageError(
+                f"{request.checkpoint} has changed since the export began; export one that no training writes to any more"
+            )
+    return found
+
+
+def _plain(found: Evaluation) -> dict[str, Any]:
+    content = found.to_json()
+    return {name: content[name] for name in ("version", "split", "rows", "metrics", "baselines", "notes")}
+
+
+def _config(workshop: Workshop, graphs: MadeGraphs) -> dict[str, Any]:
+    """All that made the release what it is."""
+    checkpoint, info = workshop.checkpoint, graphs.info
+    return {
+        "release": workshop.release,
+        "created": now(),
+        "precision": info.precision,
+        "checkpoint": {
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+            "epoch": checkpoint.epoch,
+            "step": checkpoint.step,
+            "run_id": checkpoint.run_id,
+        },
+        "features": {
+            "store": workshop.feature_set.objects.location.url,
+            "version": info.feature_set,
+            "validated_on": workshop.feature_set.version,
+            "spec_id": info.spec.id,
+            "spec": info.spec.to_json(),
+            "basis": info.basis,
+        },
+        "region": dict(info.region),
+        "training": checkpoint.training.to_json(),
+        "software": dict(info.software),
+        **units_of(info),
+    }
+
+
+def _announce(release: Release, registry: Registry | None, run_id: str | None, *, promoted: bool) -> tuple[str | None, str]:
+    """Tell the registry, then, if services are to use the release, `latest.json`; returns what both say now."""
+    try:
+        number = None if registry is None else registry.make_candidate(release, run_id)
+        latest = read_latest(release.objects)
+        if latest is None or promoted:
+            promote(release, registry)
+    except HeimdallError as error:
+        raise type(error)(
+            f"release {release.version} is published at {release.url}, but {error}. Then: heimdall releases promote "
+            f"{release.version}, which registers it, too"
+        ) from error
+    registered = None if registry is None else f"{registry.request.model} version {number}"
+    return registered, str(release.version if latest is None or promoted else latest.version)
+
+
+def _validation_in_short(graphs: MadeGraphs) -> Mapping[str, Mapping[str, Any]]:
+    found = {}
+    for name, validation in graphs.validation.items():
+        speed = {"speedup": validation.latency_ms[1]["speedup"]} if validation.latency_ms else {}
+        found[name] = {"rows": validation.rows, "share": validation.share, "difference_m": validation.difference_m, **speed}
+    return found

@@ -1,0 +1,144 @@
+"""What is asked of an export, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from exporter.precision import PRECISIONS
+from exporter.precision_table import AUTO
+from exporter.registry import RegistryRequest
+from exporter.release import Version
+from exporter.validate import Tolerance
+from exporter.validate_iq import IQ_TOLERANCE
+from featurestore.errors import UsageError
+from featurestore.progress import format_seconds
+
+INPUTS = ("features", "iq")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, how, and where to.
+
+    Attributes:
+        checkpoint: a file, or `s3://…/NAME.ckpt`.
+        models: where releases go.
+        store: of the feature set.
+        version: of the feature set, or a tag; `None` is the one that the network was trained on.
+        release: its number, as `1.2.0`; `None` is the next patch.
+        input: `features`: `model.onnx` only; `iq`: `model-iq.onnx`, too; `None`: `iq` if there is `raw`.
+        raw: where the captures of the set are, which the IQ graph is validated on.
+        captures: of how many, at most.
+        precision: one of `PRECISIONS`, or `auto`: the most accurate that fits `max_size_mb`.
+        max_size_mb: limit of each graph in units of 10⁶ bytes; `None`: none.
+        tolerance: between PyTorch and `model.onnx`.
+        iq_tolerance: between featurestore with PyTorch, and `model-iq.onnx`.
+        registry: MLflow's; `None`: none.
+        promote: let services use the release at once; the first one is promoted in any case.
+
+    Raises:
+        UsageError: when a value is impossible.
+    """
+
+    checkpoint: str
+    models: str
+    store: str
+    version: str | None = None
+    release: str | None = None
+    input: str | None = None
+    raw: str | None = None
+    captures: int = 16
+    precision: str = "fp32"
+    max_size_mb: float | None = None
+    tolerance: Tolerance = Tolerance()  # noqa: RUF009 - frozen, as the next one
+    iq_tolerance: Tolerance = IQ_TOLERANCE
+    registry: RegistryRequest | None = None
+    promote: bool = False
+
+    def __post_init__(self) -> None:
+        if self.input not in (None, *INPUTS):
+            raise UsageError(f"input is {self.input!r}; wanted one of {', '.join(INPUTS)}")
+        if self.precision not in (AUTO, *PRECISIONS):
+            raise UsageError(f"precision is {self.precision!r}; wanted one of {', '.join((*PRECISIONS, AUTO))}")
+        if self.input == "iq" and self.raw is None:
+            raise UsageError(
+                "--input iq without --raw: the IQ graph is validated on captures, which a feature set does not hold; give the "
+                "raw location that the set was built from"
+            )
+        if self.captures < 1 or (self.max_size_mb is not None and not self.max_size_mb > 0):
+            raise UsageError(f"captures is {self.captures}, max_size_mb {self.max_size_mb}; wanted 1 or more, and more than 0")
+        _ = self.number
+
+    @property
+    def number(self) -> Version | None:
+        """Of the release, if it was given."""
+        return None if self.release is None else Version.parse(self.release)
+
+    @property
+    def with_iq(self) -> bool:
+        """Whether there will be a graph that takes IQ."""
+        return self.raw is not None and self.input != "features"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was published.
+
+    Attributes:
+        release: number.
+        url: its directory.
+        latest: number of the release that services use now.
+        files: name → size in bytes.
+        precision: of the graphs.
+        feature_set: that it was validated and measured on.
+        validation: file → `rows`, `share`, `difference_m`, `speedup` at batch 1 where it was measured.
+        metrics: split → the most important metrics.
+        table: each precision, measured; Markdown.
+        registered: name and version in the registry; `None` without one.
+        notes: what a reader should know.
+        seconds: that all of it took.
+    """
+
+    release: str
+    url: str
+    latest: str
+    files: Mapping[str, int]
+    precision: str
+    feature_set: str
+    validation: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, float]]
+    table: str
+    registered: str | None
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, but for the table."""
+        return {**{name: value for name, value in asdict(self).items() if name != "table"}, "notes": list(self.notes)}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"release {self.release} of feature set {self.feature_set}, {self.precision}, in {format_seconds(self.seconds)}"
+        for name, found in self.validation.items():
+            speed = f", {found['speedup']:.1f} times as fast at batch 1" if "speedup" in found else ""
+            rows = f"{found['rows']} {'rows' if 'speedup' in found else 'captures'}"
+            yield (
+                f"  {name}: {self.files[name] / 1e6:.1f} MB; against PyTorch on {rows}: {100 * found['share']:.1f}% within "
+                f"tolerance, at most {found['difference_m']:.2g} m apart{speed}"
+            )
+        for split, found in self.metrics.items():
+            yield (
+                f"  {split}: {found['rows']:,.0f} rows, error {found['error_median_m'] / 1000:.2f} km in the median, "
+                f"{found['error_mean_m'] / 1000:.2f} km on average; {found['coverage_1_sigma']:.0%} in the 1 σ ellipse (39%)"
+            )
+        yield from self.table.splitlines()
+        yield from (f"note: {note}" for note in self.notes)
+        if self.registered:
+            yield f"registered as {self.registered}"
+        if self.latest == self.release:
+            yield "services use it now: latest.json names it"
+        else:
+            yield f"services still use {self.latest}; heimdall releases promote {self.release} makes them use this one"
+        yield self.url
