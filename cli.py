@@ -863,7 +863,8 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
 @click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
 @click.option("--sessions", default=100, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Of training.")
-def demo(directory: Path, s3: bool, sessions: int, epochs: int) -> None:
+@click.option("--features-only", is_flag=True, help="End with the features, without training and exporting.")
+def demo(directory: Path, s3: bool, sessions: int, epochs: int, features_only: bool) -> None:
     """The whole job on simulated captures and embedded services: simulate, build, train, evaluate, export, predict.
 
     Each step is a command that is printed before it runs, so that it can be repeated.
@@ -875,7 +876,8 @@ def demo(directory: Path, s3: bool, sessions: int, epochs: int) -> None:
     """
     from featurestore.demo import Demo, run
 
-    run(Demo(directory.absolute(), s3, sessions, sessions + max(1, sessions // 10), epochs), click.echo)
+    more_sessions = sessions + max(1, sessions // 10)
+    run(Demo(directory.absolute(), s3, sessions, more_sessions, 0 if features_only else epochs), click.echo)
 
 
 if __name__ == "__main__":

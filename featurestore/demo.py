@@ -88,7 +88,10 @@ for number, info in zip(range(4), raw.walk("sessions")):
 
 @dataclass(frozen=True)
 class Demo:
-    """Where a demo keeps what it makes, and whether captures and features live in S3 or in files."""
+    """Where a demo keeps what it makes, whether captures and features live in S3 or in files, and how much there is of it.
+
+    No epochs: nothing is trained.
+    """
 
     directory: Path
     s3: bool
@@ -163,9 +166,9 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
         demo.script.write_text(_opening_program(demo))
         say(f"\n# opened with plain zarr and xarray\n$ python {demo.script}")
         _run([sys.executable, str(demo.script)], environment, str(demo.script))
-        if find_spec("torch") is None:
+        if demo.epochs and find_spec("torch") is None:
             say("\nTraining is left out: it needs pip install '.[train]'.")
-        else:
+        elif demo.epochs:
             _train(demo, command, say)
             _export(demo, command, say, environment)
     say(f"\nDone in {format_seconds(time.monotonic() - began)}.")

@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,8 @@ from featurestore.objects import Location, Objects, open_objects
 from featurestore.services import Running
 from featurestore.split import Split
 from trainer.checkpoints import Checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -325,3 +329,24 @@ def test_without_test_rows_precisions_are_measured_on_val(
     found = json_of("export", *options)
     assert found["metrics"].keys() == {"val"}
     assert any("precisions were measured on val" in note for note in found["notes"])
+
+
+def test_of_two_exports_of_one_number_at_the_same_time_one_wins(s3: str, checkpoint_file: Path, built: Built) -> None:
+    """Two processes, everything real; the one that comes second ends without having computed anything."""
+    arguments = [sys.executable, "-m", "cli", "export", str(checkpoint_file), "--models", f"{s3}-race", "--no-registry"]
+    where = ["--store", str(built.corpus.store), "--release", "7.0.0", "--quiet"]
+    running = [
+        subprocess.Popen([*arguments, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=200) for process in running]
+    codes = [process.returncode for process in running]
+    assert sorted(codes) == [0, 2], said
+    _, error = said[codes.index(2)]
+    assert error.startswith("error: ")
+    assert "7.0.0" in error
+    assert "Traceback" not in error
+    release = read_release(f"{s3}-race")
+    assert str(release.version) == "7.0.0"
+    for name in release.files:
+        release.read(name)  # checked against its digest

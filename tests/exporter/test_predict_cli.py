@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from corpus_for_tests import SMALL
 from made_for_tests import Built, invoke, json_of, published
 
 from exporter.latest import promote, read_release
@@ -178,3 +181,15 @@ def test_a_damaged_release_is_not_used(tmp_path: Path, graph: ExportedGraph, iq_
     done = invoke("predict", tmp_path / "models" / "v1.0.0", recordings, *RATE)
     assert (done.exit_code, "it is damaged" in done.stderr) == (1, True)
     assert read_release(release.objects, "1.0.0").read("model.onnx") == graph.path.read_bytes()
+
+
+def test_the_example_in_the_docs_runs(
+    models: str, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "exporting.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copyfile(recordings / "0" / "a.npy", tmp_path / "recording.npy")
+    monkeypatch.chdir(tmp_path)
+    example = example.replace("s3://models", models).replace("192_000", str(SMALL.sample_rate_hz))
+    exec(compile(example, "exporting.md", "exec"), {})
+    assert re.match(r"\[\[4\d\.\d+ +\d\.\d+\]\] \[\[", capsys.readouterr().out.replace("\n", " "))
