@@ -420,6 +420,89 @@ def gallery_features(version: str, store: str, out: Path, rows: int) -> None:
         click.echo(path)
 
 
+@features_group.command("verify")
+@click.argument("version", default="latest")
+@STORE
+@JSON
+@QUIET
+def verify_features(version: str, store: str, as_json: bool, quiet: bool) -> None:
+    """Check every object of a feature set: there, whole, and unchanged. VERSION may be a tag; default: the latest.
+
+    Reads manifest, spec, basis, labels, and each segment with all its tensors; changes nothing. Lists what is missing,
+    truncated or damaged, with the captures it held, and exits with 1 if there is any.
+
+    \b
+    Examples:
+      heimdall features verify --store ./features
+      heimdall features verify baseline --store s3://features --json
+    """
+    from featurestore.progress import on_stderr
+    from featurestore.verify import verify
+
+    with on_stderr(quiet) as progress:
+        found = verify(store, version, progress)
+    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+    found.require_sound()
+
+
+@features_group.command("trace")
+@click.argument("capture_id", type=int)
+@STORE
+@JSON
+def trace_features(capture_id: int, store: str, as_json: bool) -> None:
+    """Find a capture, by its id in the catalog: in which sets, rows, windows and splits it is, or why it was rejected.
+
+    \b
+    Examples:
+      heimdall features trace 4711 --store ./features
+      heimdall features trace 4711 --store s3://features --json
+    """
+    from featurestore.trace import trace
+
+    found = trace(store, capture_id)
+    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+
+
+@features_group.command("diff")
+@click.argument("a")
+@click.argument("b", default="latest")
+@STORE
+@JSON
+def diff_features(a: str, b: str, store: str, as_json: bool) -> None:
+    """Compare feature set A with B: parameters, captures, labels, splits, counts, statistics. Each may be a tag.
+
+    \b
+    Examples:
+      heimdall features diff baseline latest --store ./features
+      heimdall features diff baseline candidate --store s3://features --json
+    """
+    from featurestore.difference import difference
+
+    found = difference(store, a, b)
+    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+
+
+@features_group.command("tag")
+@click.argument("version")
+@click.argument("name")
+@STORE
+def tag_features(version: str, name: str, store: str) -> None:
+    """Let NAME stand for a feature set, wherever a version can be given. VERSION may be a tag, too; a tag in use moves.
+
+    \b
+    Examples:
+      heimdall features tag latest baseline --store ./features
+      heimdall features tag 6d0955736ce6 release-3 --store s3://features
+    """
+    from featurestore import open_set, sets
+
+    key = f"tags/{sets.check_tag(name)}.json"
+    opened = open_set(store, version)
+    before = sets.read_pointer(opened.objects, key)
+    sets.point(opened.objects, opened.version, name)
+    click.echo(f"{name} is {opened.version}" + (f"; it was {before}" if before not in (None, opened.version) else ""))
+
+
 # --- train ---
 
 
@@ -861,7 +944,7 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
     help="Where everything goes; the same directory again goes on from there.",
 )
 @click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
-@click.option("--sessions", default=100, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
+@click.option("--sessions", default=80, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Of training.")
 @click.option("--features-only", is_flag=True, help="End with the features, without training and exporting.")
 def demo(directory: Path, s3: bool, sessions: int, epochs: int, features_only: bool) -> None:

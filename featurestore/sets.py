@@ -18,7 +18,7 @@ from featurestore.errors import StoreError, UsageError
 from featurestore.manifest import Manifest
 from featurestore.objects import Objects
 from featurestore.segments import group_metadata
-from featurestore.spec import FeatureSpec
+from featurestore.spec import ID_DIGITS, FeatureSpec
 
 LATEST = "latest"
 LABEL_CHUNK_ROWS = 131_072
@@ -149,9 +149,10 @@ def check_tag(name: str) -> str:
     Raises:
         UsageError: when not.
     """
-    if not TAG.fullmatch(name) or name == LATEST:
+    if not TAG.fullmatch(name) or name == LATEST or re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", name):
         raise UsageError(
-            f"tag is {name!r}; wanted up to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, not 'latest'"
+            f"tag is {name!r}; wanted up to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, "
+            "neither 'latest' nor what could be a version"
         )
     return name
 

@@ -333,7 +333,7 @@ def test_tags_and_latest_name_versions(corpus: Corpus) -> None:
     assert open_set(store, "first").version == open_set(store, first.version).version == first.version
     with pytest.raises(UsageError, match="no feature set or tag 'third'"):
         open_set(store, "third")
-    for name in ("latest", "../x", "", "a b", "x" * 65):
+    for name in ("latest", "../x", "", "a b", "x" * 65, "0123456789ab"):
         with pytest.raises(UsageError, match="tag is"):
             corpus.build(tag=name)
 
