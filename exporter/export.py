@@ -20,11 +20,10 @@ from exporter.registry import Registry, mlmodel, open_registry, signature
 from exporter.release import CARD, CONFIG, METRICS, MLMODEL, Release, claimed, describe_file, now, publish
 from exporter.request import ExportReport, ExportRequest
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.feature_set import FeatureSet, open_set
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.split import count_splits
-from trainer.checkpoints import Checkpoint, read_checkpoint
+from trainer.checkpoints import read_checkpoint
 from trainer.evaluate import EvaluateRequest, evaluate
 from trainer.evaluation import Evaluation
 
@@ -74,7 +73,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         objects.check()
     registry = None if request.registry is None else open_registry(request.registry)
     checkpoint = read_checkpoint(request.checkpoint)
-    feature_set = _open(request, checkpoint)
+    feature_set = checkpoint.open_features(request.store, request.version)
     with claimed(objects, request.number, progress.say) as version, TemporaryDirectory(prefix="heimdall-export-") as directory:
         workshop = Workshop(request, checkpoint, feature_set, str(version), Path(directory), progress)
         made = _make(workshop)
@@ -95,18 +94,6 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         notes=made.notes,
         seconds=round(time.monotonic() - began, 3),
     )
-
-
-def _open(request: ExportRequest, checkpoint: Checkpoint) -> FeatureSet:
-    """The set to validate on, which must be of the features that the network knows."""
-    try:
-        feature_set = open_set(request.store, request.version or checkpoint.features.version)
-    except UsageError as error:
-        if request.version is not None:
-            raise
-        raise UsageError(f"{error}; it is the one that {checkpoint.source} was trained on, --features names another") from error
-    checkpoint.features.require_same(feature_set, checkpoint.source)
-    return feature_set
 
 
 def _make(workshop: Workshop) -> Made:

@@ -5,22 +5,20 @@ Nothing is changed. Damage is collected, not raised, so that one run names all o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.bases import bases_path, read_basis
-from featurestore.chunks import CRC_BYTES, ArrayLayout, decode_chunk
+from featurestore.chunks import ArrayLayout
 from featurestore.errors import HeimdallError, StoreError
+from featurestore.inspection import DAMAGED, Inspector, Problem
 from featurestore.manifest import Manifest, SegmentRef
-from featurestore.objects import Location, Objects, ReadBytes, open_objects
+from featurestore.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.rows import RowFacts
 from featurestore.segments import FACTS, complete_segment, features_name, read_marker, read_rejected, segments_path
@@ -30,25 +28,6 @@ from featurestore.split import count_splits
 
 READERS = 8
 """Threads that read; CRC-32C and decoding let the others go on."""
-
-MISSING, TRUNCATED, DAMAGED = "missing", "truncated", "damaged"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One object that is not what it should be.
-
-    Attributes:
-        kind: `missing`, `truncated` or `damaged`.
-        url: of the object.
-        detail: what was found, and what was wanted.
-        captures: ids of the captures whose tensors it holds, sorted; empty where it holds none, or they are unknown.
-    """
-
-    kind: str
-    url: str
-    detail: str
-    captures: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,107 +72,6 @@ class Verification:
             )
 
 
-class _Inspector:
-    """Reads objects, counts them, and keeps what is wrong with them; used by several threads."""
-
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-        self.problems: list[Problem] = []
-        self.n_objects = self.n_bytes = 0
-        self._lock = Lock()
-
-    def note(self, kind: str, key: str, detail: str, captures: tuple[int, ...] = ()) -> None:
-        with self._lock:
-            self.problems.append(Problem(kind, f"{self.objects.location}/{key}", detail, captures))
-
-    def read(self, key: str, captures: tuple[int, ...] = ()) -> ReadBytes | None:
-        """The object, if it is there. A server that refuses or stays away is no damage, and raised."""
-        data: ReadBytes | None = None
-        try:
-            data = self.objects.read(key)
-        except FileNotFoundError:
-            self.note(MISSING, key, "there is no such object", captures)
-        except StoreError as error:
-            if not self.objects.location.is_local:
-                raise
-            self.note(DAMAGED, key, str(error), captures)  # a failing disk, one file of which cannot be read
-        with self._lock:
-            self.n_objects += 1
-            self.n_bytes += 0 if data is None else len(data)
-        return data
-
-    def document(self, key: str) -> Any:
-        """The object as JSON; `None` when it is not there or not JSON."""
-        data = self.read(key)
-        if data is None:
-            return None
-        try:
-            return json.loads(bytes(memoryview(data)))
-        except ValueError as error:
-            self.note(DAMAGED if len(data) else TRUNCATED, key, f"is not valid JSON ({error})")
-            return None
-
-    def chunk(
-        self, path: str, layout: ArrayLayout, chunk: int, crc: int | None, captures: tuple[int, ...] = ()
-    ) -> npt.NDArray[Any] | None:
-        """The rows of a chunk, if they are what they should be."""
-        key = f"{path}/{layout.key(chunk)}"
-        data = self.read(key, captures)
-        if data is None:
-            return None
-        wanted = layout.chunk_bytes + CRC_BYTES
-        if len(data) < wanted:
-            self.note(TRUNCATED, key, f"has {len(data):,} bytes, wanted {wanted:,}", captures)
-            return None
-        try:
-            return decode_chunk(data, layout, "it", crc)[: len(layout.rows(chunk))]
-        except StoreError as error:
-            self.note(DAMAGED, key, str(error).partition("; ")[0].removeprefix("it is damaged: "), captures)
-            return None
-
-    def group(self, path: str) -> dict[str, Any]:
-        """The metadata of the arrays of a group, by name, as its `zarr.json` repeats it."""
-        content = self.document(f"{path}/zarr.json")
-        try:
-            return {} if content is None else dict(content["consolidated_metadata"]["metadata"])
-        except (KeyError, TypeError, ValueError) as error:
-            self.note(DAMAGED, f"{path}/zarr.json", f"is no group of arrays ({error!r})")
-            return {}
-
-    def layout(self, path: str, copies: dict[str, Any]) -> ArrayLayout | None:
-        """The layout of an array, if its metadata is whole and agrees with the copy in its group."""
-        key = f"{path}/zarr.json"
-        content = self.document(key)
-        if content is None:
-            return None
-        if content != copies.get(PurePosixPath(path).name, content):
-            self.note(DAMAGED, key, "differs from the copy of it in the zarr.json one level up")
-            return None
-        try:
-            return ArrayLayout.from_metadata(content, path)
-        except StoreError as error:
-            self.note(DAMAGED, key, str(error))
-            return None
-
-    def array(
-        self, path: str, copies: dict[str, Any], n_rows: int | None = None, crcs: list[int] | None = None
-    ) -> npt.NDArray[Any] | None:
-        """A whole small array, if it is what it should be."""
-        layout = self.layout(path, copies)
-        if layout is None:
-            return None
-        for what, found, wanted in (
-            ("rows", layout.shape[0], n_rows),
-            ("chunks", layout.n_chunks, None if crcs is None else len(crcs)),
-        ):
-            if wanted is not None and found != wanted:
-                self.note(DAMAGED, f"{path}/zarr.json", f"describes {found:,} {what}, wanted {wanted:,}")
-                return None
-        parts = [self.chunk(path, layout, chunk, crcs[chunk] if crcs else None) for chunk in range(layout.n_chunks)]
-        whole = [part for part in parts if part is not None]
-        return np.concatenate(whole) if whole and len(whole) == len(parts) else None
-
-
 @dataclass(frozen=True)
 class _Chunk:
     """A chunk of a tensor array, still to be checked."""
@@ -221,7 +99,7 @@ def verify(store: str, version: str = LATEST, progress: Progress | None = None) 
     objects = open_objects(Location.parse(store).url)
     objects.check()
     name = resolve(objects, version)
-    inspector = _Inspector(objects)
+    inspector = Inspector(objects)
     copies = inspector.group(set_path(name))
     manifest = _manifest(inspector, name, copies)
     if manifest is not None:
@@ -230,7 +108,7 @@ def verify(store: str, version: str = LATEST, progress: Progress | None = None) 
     return Verification(name, f"{objects.location}/{set_path(name)}", inspector.n_objects, inspector.n_bytes, problems)
 
 
-def _manifest(inspector: _Inspector, version: str, copies: dict[str, Any]) -> Manifest | None:
+def _manifest(inspector: Inspector, version: str, copies: dict[str, Any]) -> Manifest | None:
     """The manifest, if it is one and speaks of this set."""
     if inspector.problems:  # its zarr.json is no JSON, or not even there
         return None
@@ -252,7 +130,7 @@ def _manifest(inspector: _Inspector, version: str, copies: dict[str, Any]) -> Ma
     return manifest
 
 
-def _check_set(inspector: _Inspector, manifest: Manifest, copies: dict[str, Any], progress: Progress) -> None:
+def _check_set(inspector: Inspector, manifest: Manifest, copies: dict[str, Any], progress: Progress) -> None:
     with ThreadPoolExecutor(READERS) as pool:
         progress.start("check labels, facts and markers", 3 + len(manifest.segments), "parts")
         parts: list[Callable[[], Any]] = [
@@ -276,12 +154,12 @@ def _check_set(inspector: _Inspector, manifest: Manifest, copies: dict[str, Any]
             progress.advance(1, n_bytes)
 
 
-def _check_chunk(inspector: _Inspector, chunk: _Chunk) -> int:
+def _check_chunk(inspector: Inspector, chunk: _Chunk) -> int:
     rows = inspector.chunk(chunk.path, chunk.layout, chunk.chunk, chunk.crc, chunk.captures)
     return 0 if rows is None else rows.nbytes
 
 
-def _check_spec(inspector: _Inspector, spec_id: str) -> FeatureSpec | None:
+def _check_spec(inspector: Inspector, spec_id: str) -> FeatureSpec | None:
     key = f"specs/{spec_id}/spec.json"
     if inspector.document(key) is None:
         return None
@@ -292,7 +170,7 @@ def _check_spec(inspector: _Inspector, spec_id: str) -> FeatureSpec | None:
         return None
 
 
-def _check_basis(inspector: _Inspector, manifest: Manifest) -> None:
+def _check_basis(inspector: Inspector, manifest: Manifest) -> None:
     path = f"{bases_path(manifest.spec)}/{manifest.basis}"
     copies = inspector.group(path)
     values = [inspector.array(f"{path}/{name}", copies) for name in ("mean", "std")]
@@ -303,7 +181,7 @@ def _check_basis(inspector: _Inspector, manifest: Manifest) -> None:
             inspector.note(DAMAGED, f"{path}/zarr.json", str(error))
 
 
-def _check_labels(inspector: _Inspector, manifest: Manifest, copies: dict[str, Any]) -> None:
+def _check_labels(inspector: Inspector, manifest: Manifest, copies: dict[str, Any]) -> None:
     path = set_path(manifest.version)
     columns = {
         field.name: inspector.array(f"{path}/{field.name}", copies, manifest.n_rows, manifest.labels.get(field.name))
@@ -328,7 +206,7 @@ def _check_labels(inspector: _Inspector, manifest: Manifest, copies: dict[str, A
                 inspector.note(DAMAGED, f"{path}/rejected.json", detail)
 
 
-def _check_segment(inspector: _Inspector, manifest: Manifest, spec: FeatureSpec | None, ref: SegmentRef) -> list[_Chunk]:
+def _check_segment(inspector: Inspector, manifest: Manifest, spec: FeatureSpec | None, ref: SegmentRef) -> list[_Chunk]:
     """Check everything of a segment but its tensors; returns the chunks of those."""
     path = f"{segments_path(manifest.spec)}/{ref.segment}"
     copies = inspector.group(path)
@@ -371,7 +249,7 @@ def _captures(capture_id: npt.NDArray[Any] | None, rows: range) -> tuple[int, ..
 
 
 def _check_marker(
-    inspector: _Inspector, spec_id: str, ref: SegmentRef, reason: npt.NDArray[Any] | None
+    inspector: Inspector, spec_id: str, ref: SegmentRef, reason: npt.NDArray[Any] | None
 ) -> dict[str, Any] | None:
     """`segment.json`, if it is the marker of this segment."""
     key = f"{segments_path(spec_id)}/{ref.segment}/segment.json"
@@ -396,7 +274,7 @@ def _check_marker(
     return marker
 
 
-def _features_crcs(inspector: _Inspector, path: str, basis: str, marker: dict[str, Any] | None) -> list[int] | None:
+def _features_crcs(inspector: Inspector, path: str, basis: str, marker: dict[str, Any] | None) -> list[int] | None:
     """The checksums of the features of a basis: in the segment's marker, or, of a later basis, beside it."""
     name = features_name(basis)
     if marker is None or name in marker["chunks"]:

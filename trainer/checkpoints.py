@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import UsageError
-from featurestore.feature_set import FeatureSet
+from featurestore.feature_set import FeatureSet, open_set
 from featurestore.objects import Location, open_objects
 from featurestore.spec import FeatureSpec, differing_fields
 from trainer.geometry import Region
@@ -128,6 +128,26 @@ class Checkpoint:
                 "use a checkpoint that this version wrote"
             ) from error
         return net.eval()
+
+    def open_features(self, store: str, version: str | None) -> FeatureSet:
+        """A set in a store whose features the network knows.
+
+        Args:
+            store: where sets are.
+            version: of the set, or a tag; `None` is the one that the network was trained on.
+
+        Raises:
+            UsageError: when there is no such set, or its features are others.
+            StoreError: when it is damaged.
+        """
+        try:
+            feature_set = open_set(store, version or self.features.version)
+        except UsageError as error:
+            if version is not None:
+                raise
+            raise UsageError(f"{error}; it is the one that {self.source} was trained on, --features names another") from error
+        self.features.require_same(feature_set, self.source)
+        return feature_set
 
     def describe(self) -> dict[str, Any]:
         """Everything but the numbers, as plain values."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from featurestore.errors import StoreError, UsageError
-from featurestore.feature_set import FeatureSet, open_set
+from featurestore.feature_set import FeatureSet
 from featurestore.progress import Progress, Silent
 from featurestore.sets import read_manifest
 from featurestore.split import Split, count_splits
@@ -87,7 +87,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     """
     began, progress = time.monotonic(), progress or Silent()
     checkpoint = read_checkpoint(request.checkpoint)
-    feature_set = _open(request, checkpoint)
+    feature_set = checkpoint.open_features(request.store, request.version)
     _require_rows(feature_set, request)
     _require_outputs(request)
     device = _device(request.device)
@@ -109,17 +109,6 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         seconds=round(time.monotonic() - began, 3),
     )
     return replace(found, files=tuple(_write(found, feature_set, request)))
-
-
-def _open(request: EvaluateRequest, checkpoint: Checkpoint) -> FeatureSet:
-    try:
-        feature_set = open_set(request.store, request.version or checkpoint.features.version)
-    except UsageError as error:
-        if request.version is not None:
-            raise
-        raise UsageError(f"{error}; it is the one that {checkpoint.source} was trained on, --features names another") from error
-    checkpoint.features.require_same(feature_set, checkpoint.source)
-    return feature_set
 
 
 def _require_rows(feature_set: FeatureSet, request: EvaluateRequest) -> None:
