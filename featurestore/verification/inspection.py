@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from threading import Lock
@@ -23,7 +24,7 @@ class Problem:
     """One object that is not what it should be.
 
     Attributes:
-        kind: `missing`, `truncated` or `damaged`.
+        kind: `missing`, `truncated` or `damaged`; `differs` where a row is not what its recording says (deep).
         url: of the object.
         detail: what was found, and what was wanted.
         captures: ids of the captures whose tensors it holds, sorted; empty where it holds none, or they are unknown.
@@ -48,11 +49,11 @@ class Inspector:
         with self._lock:
             self.problems.append(Problem(kind, f"{self.objects.location}/{key}", detail, captures))
 
-    def read(self, key: str, captures: tuple[int, ...] = ()) -> ReadBytes | None:
+    def read(self, key: str, captures: tuple[int, ...] = (), by: Callable[[str], ReadBytes] | None = None) -> ReadBytes | None:
         """The object, if it is there. A server that refuses or stays away is no damage, and raised."""
         data: ReadBytes | None = None
         try:
-            data = self.objects.read(key)
+            data = (by or self.objects.read)(key)
         except FileNotFoundError:
             self.note(MISSING, key, "there is no such object", captures)
         except StoreError as error:
@@ -66,7 +67,7 @@ class Inspector:
 
     def document(self, key: str) -> Any:
         """The object as JSON; `None` when it is not there or not JSON."""
-        data = self.read(key)
+        data = self.read(key, by=self.objects.get)
         if data is None:
             return None
         try:
@@ -88,7 +89,13 @@ class Inspector:
             self.note(TRUNCATED, key, f"has {len(data):,} bytes, wanted {wanted:,}", captures)
             return None
         try:
-            return decode_chunk(data, layout, "it", crc)[: len(layout.rows(chunk))]
+            try:
+                return decode_chunk(data, layout, "it", crc)[: len(layout.rows(chunk))]
+            except StoreError:
+                if self.objects.location.is_local:
+                    raise
+                again = self.objects.read(key)  # the network may have damaged what came
+                return decode_chunk(again, layout, "it", crc)[: len(layout.rows(chunk))]
         except StoreError as error:
             self.note(DAMAGED, key, str(error).partition("; ")[0].removeprefix("it is damaged: "), captures)
             return None
