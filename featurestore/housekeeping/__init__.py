@@ -1,0 +1,1 @@
+"""Keep a store small: `compact` merges segments, `gc` removes what nobody needs."""
