@@ -1,0 +1,1 @@
+"""What `features show` warns of: pure functions over a set's columns."""
