@@ -1,0 +1,1 @@
+"""The checks of `heimdall doctor` that need no torch."""

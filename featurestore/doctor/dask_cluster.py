@@ -1,0 +1,50 @@
+"""The check of a Dask cluster: its scheduler, its workers, and whether they have what a build sends them."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from typing import Any
+
+from featurestore.errors import HeimdallError, ServiceUnavailableError, UsageError, first_line
+from featurestore.redaction import without_credentials
+
+ADDRESS = re.compile(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}")
+CONNECT_TIMEOUT_S = 4
+MUST_AGREE = ("heimdall-featurestore", "numpy", "distributed")
+"""Packages whose objects travel between a build and its workers."""
+
+
+def look_at_dask(scheduler: str) -> str:
+    """What a scheduler says of its workers.
+
+    Raises:
+        UsageError: when the address is none.
+        ServiceUnavailableError: when nobody answers.
+        HeimdallError: when there are no workers, or their software is not ours.
+    """
+    from distributed import Client
+
+    if not ADDRESS.fullmatch(scheduler):  # a Client that was never opened takes long to go away
+        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
+    try:
+        client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ServiceUnavailableError(
+            f"no Dask scheduler answers at {scheduler} ({first_line(error)}); start one: dask scheduler"
+        ) from error
+    with client:
+        return _look_at_workers(client, scheduler)
+
+
+def _look_at_workers(client: Any, scheduler: str) -> str:
+    threads = client.nthreads()
+    if not threads:
+        raise HeimdallError(f"the scheduler at {scheduler} has no workers; start some: dask worker {scheduler}")
+    for package in MUST_AGREE:
+        ours = version(package)
+        for worker, theirs in client.run(version, package, on_error="return").items():
+            if theirs != ours:
+                found = f"lacks {package}" if isinstance(theirs, Exception) else f"has {package} {theirs}, and {ours} is here"
+                raise HeimdallError(f"worker {worker} {found}; install the same there")
+    return f"{scheduler}: {len(threads)} workers with {sum(threads.values())} threads"
