@@ -1,0 +1,1 @@
+"""Search for hyperparameters with Optuna: `heimdall sweep`."""
