@@ -7,7 +7,8 @@ replacement, for the confidence interval, is sessions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from exporter.rows import Rows, read_rows
 from exporter.session import Outputs, median_latencies_ms, open_session, run
 from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.feature_set import FeatureSet, open_set
+from featurestore.progress import Progress, Silent
+from featurestore.report.charts import require_matplotlib
+from featurestore.report.page import require_place
 from featurestore.sets import read_manifest
 from featurestore.split import Split
 from trainer.geometry import Region, geodesic_m
-from trainer.metrics import Predictions, summary, thresholds_m
+from trainer.metrics import Int64, Predictions, summary, thresholds_m
 
 BATCHES = (1, 32)
 MIN_SESSIONS = 10
@@ -55,6 +59,7 @@ class CompareRequest:
         confidence: of the interval.
         draws: of the bootstrap.
         seed: of the bootstrap.
+        html: file for the report.
 
     Raises:
         UsageError: when a value is impossible.
@@ -69,6 +74,7 @@ class CompareRequest:
     confidence: float = 0.95
     draws: int = 5000
     seed: int = 0
+    html: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1 or self.draws < 100:
@@ -124,9 +130,28 @@ class Side:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """What both releases make of the same n rows.
+
+    Attributes:
+        row: (n,) index in the feature set.
+        capture_id: (n,) in the catalog.
+        session_id: (n, 16).
+        a: predictions of one.
+        b: of the other.
+    """
+
+    row: Int64
+    capture_id: Int64
+    session_id: npt.NDArray[np.uint8]
+    a: Predictions
+    b: Predictions
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """What was found."""
+    """What was found; `paired` is for reports, and no part of its JSON."""
 
     a: Side
     b: Side
@@ -135,22 +160,29 @@ class Comparison:
     rows: int
     difference: Interval
     notes: tuple[str, ...]
+    paired: Paired | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, and the `verdict`."""
-        found = asdict(self)
+        found = asdict(replace(self, paired=None))
+        del found["paired"]
         for side in (found["a"], found["b"]):
             side["latency_ms"] = {str(size): value for size, value in side["latency_ms"].items()}
         return {**found, "notes": list(self.notes), "verdict": self.difference.verdict}
 
-    def lines(self) -> Iterator[str]:
-        """For people: both side by side, then the difference, then the verdict."""
+    def side_by_side(self) -> list[list[str]]:
+        """What was measured, A beside B; the first line names them."""
         sides = (self.a, self.b)
         table = [["", *(side.release for side in sides)]]
         table += [[label, *(format(side.metrics[name] / unit, form) for side in sides)] for name, label, unit, form in COLUMNS]
         table += [[f"ms at batch {size}", *(f"{side.latency_ms[size]:.2f}" for side in sides)] for size in BATCHES]
         table.append(["model.onnx, MB", *(f"{side.size_bytes / 1e6:.1f}" for side in sides)])
         table.append(["precision", *(side.precision for side in sides)])
+        return table
+
+    def lines(self) -> Iterator[str]:
+        """For people: both side by side, then the difference, then the verdict."""
+        table = self.side_by_side()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield f"on {self.rows:,} rows of the {self.split} split of feature set {self.feature_set}"
         for row in table:
@@ -178,7 +210,7 @@ class Comparison:
         return "cannot tell: the interval holds 0; more sessions would narrow it"
 
 
-def compare(request: CompareRequest) -> Comparison:
+def compare(request: CompareRequest, progress: Progress | None = None) -> Comparison:
     """Run both releases over the same rows.
 
     Raises:
@@ -186,17 +218,23 @@ def compare(request: CompareRequest) -> Comparison:
         DataQualityError: when the split has no rows, or an output is not a number.
         StoreError: when something is damaged.
     """
+    if request.html is not None:
+        require_place(request.html)
+        require_matplotlib()
     releases = [read_release(request.models, name) for name in (request.a, request.b)]
     version = request.version or str(releases[0].about.get("feature_set"))
     feature_set = open_set(request.store, version)
     opened = [_open(release, feature_set) for release in releases]
     rows = read_rows(feature_set, Split[request.split.upper()])
-    outputs = [run(session, rows.features, BATCHES[-1]) for session, _ in opened]
+    progress = progress or Silent()
+    progress.start("predict", 2 * len(rows.features), "rows")
+    outputs = [run(session, rows.features, BATCHES[-1], progress) for session, _ in opened]
     predictions = [
         _predictions(found, rows, feature_set, info, release)
         for found, (_, info), release in zip(outputs, opened, releases, strict=True)
     ]
-    latency = _latencies([session for session, _ in opened], rows)
+    progress.start("measure latency", len(BATCHES), "batch sizes")
+    latency = _latencies([session for session, _ in opened], rows, progress)
     sessions = feature_set.fact("session_id")[rows.row]
     difference = paired_interval(
         predictions[1].error_m - predictions[0].error_m, sessions, request.confidence, request.draws, request.seed
@@ -213,7 +251,13 @@ def compare(request: CompareRequest) -> Comparison:
         for index, (release, (_, info)) in enumerate(zip(releases, opened, strict=True))
     ]
     notes = tuple(note for side in sides for note in _maybe_trained_on(feature_set, side))
-    return Comparison(sides[0], sides[1], feature_set.version, request.split, len(rows), difference, notes)
+    paired = Paired(rows.row, rows.capture_id, sessions, *predictions)
+    compared = Comparison(sides[0], sides[1], feature_set.version, request.split, len(rows), difference, notes, paired)
+    if request.html is not None:
+        from exporter.compare_report import describe_comparison  # which imports this module
+
+        describe_comparison(compared, paired).save(request.html)
+    return compared
 
 
 def paired_interval(
@@ -276,7 +320,7 @@ def _predictions(found: Outputs, rows: Rows, feature_set: FeatureSet, info: Grap
     )
 
 
-def _latencies(sessions: list[Any], rows: Rows) -> list[dict[int, float]]:
+def _latencies(sessions: list[Any], rows: Rows, progress: Progress) -> list[dict[int, float]]:
     found: list[dict[int, float]] = [{} for _ in sessions]
     for size in BATCHES:
         features = np.resize(rows.features, (size, *rows.features.shape[1:]))
@@ -286,6 +330,7 @@ def _latencies(sessions: list[Any], rows: Rows) -> list[dict[int, float]]:
         }
         for index, milliseconds in median_latencies_ms(calls, 15).items():
             found[int(index)][size] = milliseconds
+        progress.advance(1)
     return found
 
 

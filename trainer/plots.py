@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def draw(picture: Picture, directory: Path) -> list[Path]:
     for name, height, fill in (
         ("error_cdf", 6.5, _draw_cdf),
         ("calibration", 5.5, _draw_calibration),
-        ("map", 10.4, _draw_map),
+        ("map", 10.4, draw_map),
         ("error_by_snr", 6.5, _draw_by_snr),
     ):
         figure = figure_class(figsize=(WIDTH, height))
@@ -101,31 +101,36 @@ def _km(metres: Float64) -> Float64:
 
 def _draw_cdf(figure: Figure, picture: Picture) -> None:
     axis = figure.subplots()
+    named = [("network", picture.predictions.error_m), *picture.baselines.items()]
+    draw_cdf(axis, [(name, errors, colour) for (name, errors), colour in zip(named, (NETWORK, *BASELINES), strict=False)])
+    axis.legend(loc="upper left")
+    axis.set_title(f"Errors, {picture.title}: {_rows(len(picture.predictions))}")
+
+
+def draw_cdf(axis: Axes, curves: Sequence[tuple[str, Float64, str]]) -> None:
+    """Shares of rows by error: name, errors in metres and colour of each curve, whose label tells its median."""
     share = np.linspace(0, 1, CURVE_POINTS)
-    curves = [("network", picture.predictions.error_m, NETWORK)]
-    curves += [(name, errors, colour) for (name, errors), colour in zip(picture.baselines.items(), BASELINES, strict=False)]
     for name, errors, colour in curves:
         median = float(_km(np.quantile(errors, [0.5]))[0])
         axis.plot(_km(np.quantile(errors, share)), share, color=colour, label=f"{name}: median {median:.3g} km")
         axis.plot([median], [0.5], "o", color=colour)
     axis.axhline(0.5, color=IDEAL, linewidth=0.8, linestyle=":")
-    _logarithmic_km(axis, np.concatenate([_km(np.quantile(errors, [0.01, 1])) for _, errors, _ in curves]), "x")
+    logarithmic_km(axis, np.concatenate([_km(np.quantile(errors, [0.01, 1])) for _, errors, _ in curves]), "x")
     axis.set_xlabel("error, km")
     axis.set_ylabel("share of rows with at most this error")
     axis.set_ylim(0, 1.01)
     axis.grid(which="both", alpha=0.25)
-    axis.legend(loc="upper left")
-    axis.set_title(f"Errors, {picture.title}: {_rows(len(picture.predictions))}")
 
 
 def _draw_calibration(figure: Figure, picture: Picture) -> None:
     axes: Any = figure.subplots(1, 2)
-    _draw_expected(axes[0], picture.predictions)
-    _draw_coverage(axes[1], picture.predictions)
+    draw_expected(axes[0], picture.predictions)
+    draw_coverage(axes[1], picture.predictions)
     figure.suptitle(f"Is σ right? {picture.title}: {_rows(len(picture.predictions))}")
 
 
-def _draw_expected(axis: Axes, predictions: Predictions) -> None:
+def draw_expected(axis: Axes, predictions: Predictions) -> None:
+    """The error that σ promises against the error found, in bins of equally many rows."""
     expected = expected_error_m(predictions.sigma_east_m, predictions.sigma_north_m)
     bins = np.array_split(np.argsort(expected, kind="stable"), np.clip(len(expected) // ROWS_PER_BIN, 1, BINS))
     mean_expected = _km(np.array([expected[rows].mean() for rows in bins]))
@@ -138,7 +143,7 @@ def _draw_expected(axis: Axes, predictions: Predictions) -> None:
     axis.vlines(mean_expected, low, high, color=NETWORK, linewidth=1.5)
     axis.plot(mean_expected, _km(found * 1000), "o", color=NETWORK, label="mean of a bin ± its standard error")
     for which in ("x", "y"):
-        _logarithmic_km(axis, np.array(limits), which, margin=1.0)
+        logarithmic_km(axis, np.array(limits), which, margin=1.0)
     axis.set_box_aspect(1)
     axis.set_xlabel("error expected from σ, km")
     axis.set_ylabel("mean error found, km")
@@ -147,7 +152,8 @@ def _draw_expected(axis: Axes, predictions: Predictions) -> None:
     axis.legend(loc="best", fontsize=9)
 
 
-def _draw_coverage(axis: Axes, predictions: Predictions) -> None:
+def draw_coverage(axis: Axes, predictions: Predictions) -> None:
+    """The share of transmitters inside the ellipse of k σ, beside what is right."""
     deviation = np.sort(np.sqrt(squared_deviations(predictions)))
     k = np.linspace(0, 3.5, 351)
     share = np.searchsorted(deviation, k, "right") / len(deviation)
@@ -168,7 +174,8 @@ def _draw_coverage(axis: Axes, predictions: Predictions) -> None:
     axis.legend(loc="lower right", fontsize=9)
 
 
-def _draw_map(figure: Figure, picture: Picture) -> None:
+def draw_map(figure: Figure, picture: Picture) -> None:
+    """Truth and prediction of a sample of rows on the region's plane, with 1 σ ellipses."""
     axis, predictions, region = figure.subplots(), picture.predictions, picture.region
     chosen = np.zeros(len(predictions), bool)
     chosen[sample_evenly(len(predictions), MAX_ON_MAP)] = True
@@ -229,7 +236,7 @@ def _draw_by_snr(figure: Figure, picture: Picture) -> None:
         axis.axhline(values[-1][0], color=colour, linestyle="--", label=f"{name}: median of all rows {values[-1][0]:.3g} km")
     axis.set_xticks(np.arange(len(bands)), [f"{name}\n{_rows(len(errors))}" for name, errors in bands])
     axis.set_xlim(-0.6, len(bands) - 0.4)
-    _logarithmic_km(axis, np.concatenate(values), "y")
+    logarithmic_km(axis, np.concatenate(values), "y")
     axis.set_xlabel("signal-to-noise ratio")
     axis.set_ylabel("error, km")
     axis.grid(axis="y", alpha=0.25)
@@ -251,8 +258,8 @@ def _rows(count: int) -> str:
     return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
-def _logarithmic_km(axis: Axes, values: Float64, which: str, margin: float = 1.2) -> None:
-    """A logarithmic axis around values, labelled 1, 2, 5, 10 and not 10⁰: few readers know what 10^0.7 km is."""
+def logarithmic_km(axis: Axes, values: Float64, which: str, margin: float = 1.2) -> None:
+    """A logarithmic axis around values in km, labelled 1, 2, 5, 10 and not 10⁰: few readers know what 10^0.7 km is."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     low, high = float(values.min()) / margin, float(values.max()) * margin
