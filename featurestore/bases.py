@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.chunks import ArrayLayout, read_array, write_array
+from featurestore.chunks import REPAIR, ArrayLayout, read_array, write_array
 from featurestore.errors import StoreError
 from featurestore.mel import cepstrum
 from featurestore.moments import Moments
 from featurestore.objects import Objects
+from featurestore.removals import require_unannounced
 from featurestore.segments import group_metadata
 from featurestore.spec import FeatureSpec, digest
 
@@ -81,15 +82,24 @@ def bases_path(spec_id: str) -> str:
 def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
     """Write a basis, its group metadata last. Of one that exists, only the time is new: it is the current one again."""
     path = f"{bases_path(spec.id)}/{basis.id}"
-    layouts = {}
-    for name, values in (("mean", basis.mean), ("std", basis.std)):
-        band = "coefficient" if spec.n_mfcc else "mel"
-        units = "1" if spec.n_mfcc else ("dBFS" if name == "mean" else "dB")
-        layout = ArrayLayout(values.shape, len(values), np.dtype("<f4"), 0, ("channel", band), {"units": units})
-        write_array(objects, f"{path}/{name}", values, layout)
-        layouts[name] = layout.metadata()
+    require_unannounced(objects, [path])
+    for name in ("mean", "std"):
+        write_array(objects, f"{path}/{name}", getattr(basis, name), statistics_layout(spec, name))
+    write_basis_group(objects, spec, basis)
+
+
+def statistics_layout(spec: FeatureSpec, name: str) -> ArrayLayout:
+    """The array `mean` or `std` of a basis."""
+    band = "coefficient" if spec.n_mfcc else "mel"
+    units = "1" if spec.n_mfcc else ("dBFS" if name == "mean" else "dB")
+    return ArrayLayout(spec.tensor_shape[:2], 3, np.dtype("<f4"), 0, ("channel", band), {"units": units})
+
+
+def write_basis_group(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
+    """Write the group metadata of a basis: its arrays', and where it comes from."""
     attributes = {"spec": spec.id, "basis": basis.id, "rows": basis.rows, "created": basis.created, **basis.origin}
-    objects.put_json(f"{path}/zarr.json", group_metadata(attributes, layouts))
+    arrays = {name: statistics_layout(spec, name).metadata() for name in ("mean", "std")}
+    objects.put_json(f"{bases_path(spec.id)}/{basis.id}/zarr.json", group_metadata(attributes, arrays))
 
 
 def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
@@ -104,12 +114,12 @@ def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
         attributes = dict(objects.get_json(f"{path}/zarr.json")["attributes"])
         rows, created = attributes.pop("rows"), attributes.pop("created")
     except FileNotFoundError as error:
-        raise StoreError(f"{name}/zarr.json is missing; restore it, or build again with --refit always") from error
+        raise StoreError(f"{name}/zarr.json is missing; {REPAIR}") from error
     except (KeyError, TypeError) as error:
-        raise StoreError(f"{name}/zarr.json is no basis ({error!r}); it is damaged, restore it") from error
+        raise StoreError(f"{name}/zarr.json is no basis ({error!r}); it is damaged: {REPAIR}") from error
     found = Basis(read_array(objects, f"{path}/mean"), read_array(objects, f"{path}/std"), rows, created, attributes)
     if found.id != basis:
-        raise StoreError(f"{name} holds mean and std of basis {found.id}; it is damaged, restore it")
+        raise StoreError(f"{name} holds mean and std of basis {found.id}; it is damaged: {REPAIR}")
     return found
 
 
@@ -121,5 +131,10 @@ def current_basis(objects: Objects, spec_id: str) -> Basis | None:
             objects.get(f"{bases_path(spec_id)}/{name}/zarr.json")
         except FileNotFoundError:  # its writer was interrupted
             continue
-        complete.append(read_basis(objects, spec_id, name))
+        try:
+            complete.append(read_basis(objects, spec_id, name))
+        except StoreError:
+            if "zarr.json" in objects.names(f"{bases_path(spec_id)}/{name}"):
+                raise
+            # else it was removed meanwhile
     return max(complete, key=lambda basis: (basis.created, basis.id), default=None)

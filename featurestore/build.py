@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from featurestore import catalog, sets
 from featurestore.bases import Basis, current_basis
 from featurestore.cluster import open_runner
-from featurestore.errors import DataQualityError
-from featurestore.listing import read_listing
+from featurestore.dependencies import require_kept, require_segments
+from featurestore.errors import DataQualityError, StoreError
+from featurestore.listing import RawListing
 from featurestore.mel import taper
-from featurestore.objects import Location, open_objects
+from featurestore.objects import Location, Objects, open_objects
 from featurestore.plan import Plan, SegmentUse, make_plan
 from featurestore.progress import Progress
 from featurestore.publish import BuildReport, Outcome, publish, version_id
@@ -41,7 +43,7 @@ class BuildRequest:
         scheduler: address of a Dask scheduler to use instead.
     """
 
-    catalog: str
+    catalog: str = field(repr=False)  # it may hold a password
     raw: Location
     store: Location
     spec: FeatureSpec
@@ -73,25 +75,26 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     plan = prepare(request, progress)
     quality = Quality(plan, request.max_rejected_fraction)
     quality.check()
-    if not plan.segments:
-        raise DataQualityError(
-            "no approved capture is usable, so there is nothing to build; correct the captures, or approve others"
-        )
+    require_usable(plan)
     objects = open_objects(request.store.url)
-    if plan.rows_to_compute:
-        sets.write_spec(objects, plan.spec)
+    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    sets.write_spec(objects, plan.spec)
     work = TensorBuild(plan, request.raw.url, objects, progress)
     for batch in work.batches:
         quality.add(batch.use, batch.rejected)
-    basis = _make_tensors(request, plan, work, quality, progress)
+    try:
+        basis = _make_tensors(request, plan, work, quality, progress)
+    except StoreError:
+        require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
+        raise
     outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
     up_to_date = sets.has_set(objects, outcome.version)
     if not up_to_date:
         publish(objects, outcome)
-    if sets.read_pointer(objects, f"{sets.LATEST}.json") != outcome.version:
-        sets.point(objects, outcome.version)
+    _point_latest(objects, outcome, latest, progress)
     if request.tag is not None:
         sets.point(objects, outcome.version, request.tag)
+    require_kept(objects, outcome.version)
     return outcome.report(request.store, up_to_date=up_to_date)
 
 
@@ -105,14 +108,15 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
     raw.check()
     if not request.store.is_local:
         objects.check()
-    snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
-    if not len(snapshot):
-        raise DataQualityError(
-            f"{catalog.describe(request.catalog)} holds no approved capture; set approved for some, "
-            "or bring some in with ingest or simulate"
-        )
-    progress.say(f"catalog: {len(snapshot):,} approved captures")
-    listing = read_listing(raw, snapshot, progress)
+    with RawListing(raw) as listed:
+        snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
+        if not len(snapshot):
+            raise DataQualityError(
+                f"{catalog.describe(request.catalog)} holds no approved capture; set approved for some, "
+                "or bring some in with ingest or simulate"
+            )
+        progress.say(f"catalog: {len(snapshot):,} approved captures")
+        listing = listed.join(snapshot, progress)
     plan = make_plan(request.spec, request.split, snapshot, listing, read_holdings(objects, request.spec))
     if plan.rows_to_compute:
         taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
@@ -129,7 +133,7 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     planned_rows = work.train_rows()
     at_once = None if needs_fit(request.refit, basis, planned_rows) else basis
     if at_once is None:
-        _require_train_rows(planned_rows)
+        require_train_rows(planned_rows)
 
     def on_part(use: SegmentUse, rejected: RejectedRows) -> None:
         quality.add(use, rejected)
@@ -139,8 +143,9 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     with open_runner(request.workers, request.scheduler, progress, n_tasks) as runner:
         work.compute(runner, at_once, on_part)
         train_rows = work.train_rows()
+        basis = basis or current_basis(open_objects(request.store.url), plan.spec.id)  # another build may have been faster
         if basis is None or needs_fit(request.refit, basis, train_rows):
-            _require_train_rows(train_rows)
+            require_train_rows(train_rows)
             fitted = work.fit(runner)
             if basis is not None and fitted.id != basis.id:
                 progress.say(f"new basis {fitted.id} from {train_rows:,} train rows; {basis.id} came from {basis.rows:,}")
@@ -150,7 +155,29 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     return basis
 
 
-def _require_train_rows(train_rows: int) -> None:
+def _point_latest(objects: Objects, outcome: Outcome, before: str | None, progress: Progress) -> None:
+    """Let `latest` stand for the set, unless a build that began later has published its own meanwhile."""
+    pointed = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    if pointed == outcome.version:
+        return
+    if pointed is not None and pointed != before:
+        other = sets.read_manifest(objects, pointed)
+        if datetime.fromisoformat(other.created) - timedelta(seconds=other.seconds) > outcome.began_at:
+            progress.say(f"latest stays {pointed}: its build began after this one")
+            return
+    sets.point(objects, outcome.version)
+
+
+def require_usable(plan: Plan) -> None:
+    """Refuse to build a set of no row (`DataQualityError`)."""
+    if not plan.segments:
+        raise DataQualityError(
+            "no approved capture is usable, so there is nothing to build; correct the captures, or approve others"
+        )
+
+
+def require_train_rows(train_rows: int) -> None:
+    """Refuse to fit a basis to nothing (`DataQualityError`)."""
     if not train_rows:
         raise DataQualityError(
             "no valid capture is in the train split, so there is nothing to normalize by; "

@@ -6,7 +6,6 @@ the object's size before anything is allocated.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import ShortObjectError
+from featurestore.npy_header import HEADER_LIMIT_BYTES, HeaderError, brief, header_bytes, parse_npy_header
 from featurestore.objects import Objects, ReadBytes
 from featurestore.rejection import Reason, Rejection
 from featurestore.spec import FeatureSpec
 
 HEADER_GUESS_BYTES = 128
 """What numpy writes for a 1-D array; a longer header costs one more request."""
-
-HEADER_LIMIT_BYTES = 65_536
 
 DTYPES = (np.dtype(np.complex64), np.dtype(np.complex128))
 
@@ -131,15 +129,6 @@ def _window(buffer: ReadBytes, layout: Layout) -> Samples | Rejection:
     return check_samples(np.frombuffer(memoryview(buffer), layout.dtype))
 
 
-def header_bytes(head: bytes) -> int:
-    """Length of the .npy header that begins with `head`; that of `head` itself where it is none."""
-    if len(head) < 12 or not head.startswith(b"\x93NUMPY"):
-        return len(head)
-    if head[6] == 1:
-        return 10 + int.from_bytes(head[8:10], "little")
-    return 12 + int.from_bytes(head[8:12], "little")
-
-
 def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejection:
     """The layout that an .npy header describes.
 
@@ -151,39 +140,25 @@ def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejectio
     Returns:
         The layout, or why a capture with this header is rejected.
     """
-    if not header.startswith(b"\x93NUMPY"):
-        return Rejection(Reason.UNREADABLE, f"is no .npy file: begins with {header[:8]!r}")
-    if header_bytes(header) > len(header):
-        return Rejection(Reason.UNREADABLE, "ends within its .npy header, or the header is absurdly long")
     try:
-        shape, dtype = _numpy_header(header)
-    except Exception as error:  # noqa: BLE001 - whatever hostile bytes make numpy's parser raise
-        return Rejection(Reason.UNREADABLE, f"has a damaged .npy header ({' '.join(str(error).split())[:120]})")
+        found = parse_npy_header(header)
+    except HeaderError as error:
+        return Rejection(Reason.UNREADABLE, str(error))
+    dtype, shape = found.dtype, found.shape
     if dtype.hasobject:
         return Rejection(Reason.UNREADABLE, "holds pickled Python objects; wanted complex64 or complex128")
     if dtype.newbyteorder("=") not in DTYPES:
-        return Rejection(Reason.WRONG_DTYPE, f"holds {dtype}; wanted complex64 or complex128")
+        return Rejection(Reason.WRONG_DTYPE, f"holds {brief(dtype)}; wanted complex64 or complex128")
     if len(shape) != 1:
-        return Rejection(Reason.WRONG_SHAPE, f"has shape {shape}; wanted one dimension")
-    offset, n_samples = len(header), shape[0]
-    if n_samples < 0 or offset + n_samples * dtype.itemsize > size_bytes:
+        return Rejection(Reason.WRONG_SHAPE, f"has shape {brief(shape)}; wanted one dimension")
+    n_samples, there = shape[0], (size_bytes - found.n_bytes) // dtype.itemsize
+    if not 0 <= n_samples <= there:
         return Rejection(
-            Reason.UNREADABLE, f"is truncated: {size_bytes} bytes; its header promises {offset + n_samples * dtype.itemsize}"
+            Reason.UNREADABLE, f"is truncated: {size_bytes} bytes, for {there} samples; its header promises {brief(n_samples)}"
         )
     if n_samples < span:
         return Rejection(Reason.TOO_SHORT, f"has {n_samples} samples; one window needs {span}")
-    return Layout(dtype, n_samples, offset)
-
-
-def _numpy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.complexfloating]]:
-    stream = io.BytesIO(header)
-    version = np.lib.format.read_magic(stream)
-    # Version 3 differs from 2 only in how names of fields are spelled, of which a capture has none.
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    if not all(type(length) is int for length in shape):
-        raise ValueError(f"shape {shape!r}")
-    return shape, dtype
+    return Layout(dtype, n_samples, found.n_bytes)
 
 
 def check_samples(z: Samples) -> Samples | Rejection:

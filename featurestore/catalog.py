@@ -5,11 +5,13 @@ A catalog is a PostgreSQL connection string (`postgresql://user@host/database`, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -19,9 +21,27 @@ import psycopg
 from psycopg import sql
 
 from featurestore.errors import DataQualityError, HeimdallError, ServiceUnavailableError, UsageError
+from featurestore.patience import insist
+from featurestore.redaction import without_credentials
+from featurestore.silence import limited_silence
 from featurestore.snapshot import Snapshot
 
 CONNECT_TIMEOUT_S = 10
+RETRY_S = 60.0
+"""How long reading begins again after a server that was there went away."""
+
+SILENCE_S = 600.0
+"""How long the server may sort before the first row comes, or pause between rows."""
+
+KEEPALIVES = {
+    # A peer that vanished without a word is noticed within a minute, not after the two hours that are usual.
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
 FETCH_ROWS = 20_000
 TABLE_QUERY = "SELECT * FROM measurements WHERE approved"
 
@@ -51,19 +71,30 @@ class Recorded:
     unchanged: int
 
 
+class InterruptedCatalogError(ServiceUnavailableError):
+    """The server was there and went away, or says that it is about to be there: reading can begin again."""
+
+
 @contextmanager
 def connect(conninfo: str) -> Iterator[psycopg.Connection]:
     """An open connection; its errors become ours.
 
     Raises:
-        ServiceUnavailableError: when no server answers.
+        ServiceUnavailableError: when no server answers; `InterruptedCatalogError` when one did before.
         UsageError: when the server refuses the user, or there is no such database, table or column.
     """
+    _require_unambiguous(conninfo)
+    connection: psycopg.Connection | None = None
+    settings = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "heimdall", "client_encoding": "UTF8", **KEEPALIVES}
     try:
-        with psycopg.connect(conninfo, connect_timeout=CONNECT_TIMEOUT_S, application_name="heimdall") as connection:
+        with psycopg.connect(conninfo, **settings) as connection:  # type: ignore[arg-type]  # parameters of libpq, any of them
             yield connection
     except psycopg.Error as error:
-        raise _explain(error, conninfo) from error
+        raise _explain(error, conninfo, lost=connection is not None and connection.broken) from error
+    except UnicodeError as error:
+        raise UsageError(
+            f"{describe(conninfo)}: the query, or a text that it yields, is not UTF-8; correct it, or its encoding"
+        ) from error
 
 
 def create_table(conninfo: str) -> None:
@@ -142,6 +173,10 @@ _REQUIRED = (
 )
 
 
+EVERY_CAPTURE_QUERY = "SELECT " + ", ".join(f'"{name}"' for name in _REQUIRED) + " FROM measurements"  # noqa: S608 - constants
+"""The captures of the table that are not approved, too."""
+
+
 def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = None) -> Snapshot:
     """Every approved capture, read in one read-only REPEATABLE READ transaction through a server-side cursor.
 
@@ -155,25 +190,65 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
         UsageError: when the table or a column is absent, or a value has the wrong type.
         DataQualityError: when an id or another indispensable value is NULL or not unique.
     """
-    source = (query or TABLE_QUERY).strip().rstrip(";").strip()
-    with connect(conninfo) as connection:
+    source = (TABLE_QUERY if query is None else query).strip().rstrip(";").strip()
+    if not source or "\0" in source:
+        raise UsageError("the catalog query is empty, or holds a NUL; write a SELECT into --query-file, or leave it out")
+    interrupted = False
+
+    def attempt() -> list[_Batch]:
+        nonlocal interrupted
+        try:
+            return _read_batches(conninfo, source, limit, own_query=query is not None)
+        except InterruptedCatalogError:
+            interrupted = True
+            raise
+        except ServiceUnavailableError as error:
+            if not interrupted:  # a host or port that was never right
+                raise
+            raise InterruptedCatalogError(str(error)) from error
+
+    return _snapshot(insist(attempt, RETRY_S, InterruptedCatalogError), query or TABLE_QUERY)
+
+
+def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: bool) -> list[_Batch]:
+    batches: list[_Batch] = []
+    read = 0
+    with (
+        connect(conninfo) as connection,
+        limited_silence(connection.fileno(), SILENCE_S, describe(conninfo)) as heard,
+    ):
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         names = _check_columns(connection, source)
+        heard()
         with connection.cursor(name="heimdall_snapshot", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
-            cursor.execute(_snapshot_query(source, limit, filtered=query is not None and "approved" in names))
-            batches: list[_Batch] = []
-            read = 0
+            cursor.execute(_snapshot_query(source, limit, filtered=own_query and "approved" in names))
             while rows := cursor.fetchmany(FETCH_ROWS):
+                heard()
                 batches.append(_batch(rows, read))
                 read += len(rows)
-    return _snapshot(batches, query or TABLE_QUERY)
+    return batches
+
+
+def read_query(path: Path) -> str:
+    """The SQL in a file.
+
+    Raises:
+        UsageError: when it is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"--query-file {path} cannot be read ({reason}); give a file that holds one SELECT") from error
 
 
 def _check_columns(connection: psycopg.Connection, source: str) -> set[str]:
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM (\n{source}\n) AS catalog LIMIT 0")  # noqa: S608 - the query is the user's own
+        # binary: by the extended protocol, which takes one statement at a time. Else "SELECT 1) AS x; COMMIT; DROP …" would
+        # leave the read-only transaction.
+        cursor.execute(f"SELECT * FROM (\n{source}\n) AS catalog LIMIT 0", binary=True)  # noqa: S608 - the user's own query
         names = {column.name for column in cursor.description or ()}
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
@@ -192,7 +267,7 @@ def _snapshot_query(source: str, limit: int | None, *, filtered: bool) -> Litera
                CASE WHEN isfinite("timestamp"::timestamptz)
                     THEN (EXTRACT(EPOCH FROM "timestamp"::timestamptz) * 1000000000)::bigint
                     ELSE -9223372036854775807 - 1 END,
-               NULLIF(iq_key, 'sessions/' || session_id::uuid || '/websdr_' || websdr_id::int || '.npy')
+               NULLIF(iq_key::text, 'sessions/' || session_id::uuid || '/websdr_' || websdr_id::int || '.npy')
         FROM (\n{source}\n) AS catalog {"WHERE approved" if filtered else ""}
         ORDER BY id {"" if limit is None else f"LIMIT {int(limit)}"}"""  # noqa: S608 - the query is the user's own
 
@@ -247,7 +322,14 @@ def _snapshot(batches: list[_Batch], query: str) -> Snapshot:
     )
 
 
-def _explain(error: psycopg.Error, conninfo: str) -> HeimdallError:
+_PASSING = re.compile(
+    r"starting up|shutting down|recovery mode|not yet accepting|too many (clients|connections)"
+    r"|closed the connection unexpectedly|reset by peer"
+)
+"""Words of a server, or of the way to it, that will not be the same in a moment. A connection refused is not among them."""
+
+
+def _explain(error: psycopg.Error, conninfo: str, *, lost: bool) -> HeimdallError:
     """Our error for psycopg's, naming server and database; a password in the connection string is never repeated."""
     name = describe(conninfo)
     reason = " ".join(str(error).split("\n")[0].split())
@@ -263,16 +345,26 @@ def _explain(error: psycopg.Error, conninfo: str) -> HeimdallError:
     ):
         return UsageError(f"{name}: {reason}; correct the query or the values it yields")
     if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
-        return UsageError(
-            f"--catalog is not a PostgreSQL connection string ({reason}); expected postgresql://user@host:port/database"
+        return UsageError(  # without libpq's reason: it quotes what it could not parse, which may be a password
+            "--catalog is not a PostgreSQL connection string; expected postgresql://user@host:port/database, with special "
+            "characters percent-encoded, and the password better in PGPASSWORD"
         )
     if error.sqlstate is None and any(word in reason for word in ("authentication", "does not exist", "no password")):
         return UsageError(f"{name}: {reason}; check user, password and database name (PGUSER, PGPASSWORD, PGDATABASE)")
     if isinstance(error, psycopg.OperationalError):
-        return ServiceUnavailableError(
-            f"{name} does not answer ({reason}); check host and port (PGHOST, PGPORT), then try again"
-        )
+        kind = InterruptedCatalogError if lost or _PASSING.search(reason) else ServiceUnavailableError
+        return kind(f"{name} does not answer ({reason}); check host and port (PGHOST, PGPORT), then try again")
     return HeimdallError(f"{name}: {reason}")
+
+
+def _require_unambiguous(conninfo: str) -> None:
+    """Refuse a URL whose password holds @, / or ? as they are: what follows would be taken for the host, and be shown."""
+    before = conninfo.partition("://")[2].rpartition("@")[0]
+    if conninfo.startswith(("postgresql://", "postgres://")) and not set("@/?").isdisjoint(before):
+        raise UsageError(
+            "--catalog cannot be told apart into user, password and host; percent-encode @ / ? in them (%40 %2F %3F), or keep "
+            "the password in PGPASSWORD"
+        )
 
 
 def describe(conninfo: str) -> str:
@@ -281,7 +373,7 @@ def describe(conninfo: str) -> str:
         parts = psycopg.conninfo.conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
         return "the catalog"
-    info = {name: str(parts[name]) for name in ("host", "port", "dbname") if parts.get(name)}
+    info = {name: without_credentials(str(parts[name])) for name in ("host", "port", "dbname") if parts.get(name)}
     return (
         f"PostgreSQL {info.get('host', '')}:{info.get('port', '')}/{info.get('dbname', '')}"
         if info

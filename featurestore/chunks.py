@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import crc32c
@@ -23,6 +24,9 @@ from featurestore.errors import StoreError
 from featurestore.objects import Objects, ReadBytes
 
 CRC_BYTES = 4
+
+REPAIR = "run 'features repair', or restore it from a copy of the store"
+"""What to do about an object that is missing or damaged."""
 
 Array = npt.NDArray[Any]
 
@@ -72,6 +76,11 @@ class ArrayLayout:
 
     def metadata(self) -> dict[str, Any]:
         """The content of `zarr.json`."""
+        content: dict[str, Any] = json.loads(self._metadata)
+        return content
+
+    @cached_property  # zarr takes a millisecond
+    def _metadata(self) -> bytes:
         memory: dict[str, Any] = {}
         zarr.create_array(
             memory,
@@ -86,8 +95,8 @@ class ArrayLayout:
             attributes=dict(self.attributes),
             zarr_format=3,
         )
-        content: dict[str, Any] = json.loads(memory["zarr.json"].to_bytes())
-        return content
+        written: bytes = memory["zarr.json"].to_bytes()
+        return written
 
     @classmethod
     def from_metadata(cls, content: dict[str, Any], name: str) -> Self:
@@ -111,7 +120,9 @@ class ArrayLayout:
                 content.get("attributes", {}),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise StoreError(f"{name}/zarr.json does not describe one of our arrays ({error!r}); it is damaged") from error
+            raise StoreError(
+                f"{name}/zarr.json does not describe one of our arrays ({error!r}); it is damaged: {REPAIR}"
+            ) from error
 
 
 class ChunkBuffer:
@@ -155,16 +166,14 @@ def decode_chunk(data: ReadBytes | memoryview, layout: ArrayLayout, name: str, c
     """
     if len(data) != layout.chunk_bytes + CRC_BYTES:
         raise StoreError(
-            f"{name} has {len(data)} bytes; expected {layout.chunk_bytes + CRC_BYTES}: it is truncated or not ours; "
-            "restore it, or build its segment again"
+            f"{name} has {len(data)} bytes; expected {layout.chunk_bytes + CRC_BYTES}: it is truncated or not ours; {REPAIR}"
         )
     view = memoryview(data)
     payload = np.frombuffer(view, np.uint8)[:-CRC_BYTES]
     written, found = int.from_bytes(view[-CRC_BYTES:], "little"), checksum(payload)
     if found != written or (crc is not None and found != crc):
         raise StoreError(
-            f"{name} is damaged: its CRC-32C is {found:08x}, expected {written if crc is None else crc:08x}; "
-            "restore it, or build its segment again"
+            f"{name} is damaged: its CRC-32C is {found:08x}, expected {written if crc is None else crc:08x}; {REPAIR}"
         )
     return payload.view(layout.dtype).reshape(layout.chunk_shape)
 
@@ -192,21 +201,27 @@ def read_layout(objects: Objects, path: str) -> ArrayLayout:
     try:
         return ArrayLayout.from_metadata(objects.get_json(f"{path}/zarr.json"), name)
     except FileNotFoundError as error:
-        raise StoreError(f"{name}/zarr.json is missing; restore it, or build again") from error
+        raise StoreError(f"{name}/zarr.json is missing; {REPAIR}") from error
 
 
 def read_chunk(objects: Objects, path: str, layout: ArrayLayout, chunk: int, crc: int | None = None) -> Array:
-    """The rows of one chunk, without padding, checked.
+    """The rows of one chunk, without padding, checked; from a server it is read once more before it counts as damaged.
 
     Raises:
         StoreError: when the chunk is missing or damaged.
     """
     key = f"{path}/{layout.key(chunk)}"
+    name = f"{objects.location}/{key}"
     try:
-        data = objects.read(key)
+        try:
+            rows = decode_chunk(objects.read(key), layout, name, crc)
+        except StoreError:
+            if objects.location.is_local:
+                raise
+            rows = decode_chunk(objects.read(key), layout, name, crc)  # the network may have damaged what came
     except FileNotFoundError as error:
-        raise StoreError(f"{objects.location}/{key} is missing; restore it, or build its segment again") from error
-    return decode_chunk(data, layout, f"{objects.location}/{key}", crc)[: len(layout.rows(chunk))]
+        raise StoreError(f"{name} is missing; {REPAIR}") from error
+    return rows[: len(layout.rows(chunk))]
 
 
 def read_array(objects: Objects, path: str) -> Array:

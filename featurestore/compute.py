@@ -12,13 +12,15 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from featurestore.bases import Basis, represent
 from featurestore.captures import CaptureRead, CaptureReader, Samples, not_finite
-from featurestore.chunks import ChunkBuffer, read_chunk
+from featurestore.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_chunk
+from featurestore.errors import StoreError
 from featurestore.mel import LogMel
 from featurestore.moments import Moments
-from featurestore.objects import open_objects
+from featurestore.objects import Objects, open_objects
 from featurestore.rejection import Reason, Rejection
 from featurestore.segments import Part, Segment, features_name
 from featurestore.spec import FeatureSpec
@@ -106,11 +108,29 @@ class ChunkDone:
     moments: Moments | None = None
 
 
+@dataclass(frozen=True)
+class RawWindows:
+    """Windows of raw captures, one per row.
+
+    Attributes:
+        keys: object key of each row's capture; rows of one capture are neighbours.
+        size_bytes: its size, as listed.
+        windows: number of each row's window.
+        wanted: rows to compute; the others are given up as `missing_object`.
+    """
+
+    keys: Sequence[str]
+    size_bytes: Sequence[int]
+    windows: Sequence[int]
+    wanted: Mask
+
+
 class Workbench:
     """Scratch memory for chunks of one segment layout, used again from chunk to chunk."""
 
     def __init__(self, segment: Segment) -> None:
         self.logmel = ChunkBuffer(segment.logmel())
+        self.content = ChunkBuffer(segment.content())
         self.features = ChunkBuffer(segment.features(""))
         self.compute = LogMel(segment.spec)
 
@@ -133,21 +153,30 @@ def _workbench(segment: Segment) -> Workbench:
 
 
 def compute_chunk(task: ComputeChunk) -> ChunkDone:
-    """Read, compute, write log-mel (and features, when there is a basis), and note what was written."""
+    """Read, compute, write log-mel (and features, when there is a basis), and note what was written.
+
+    Another build may be at the same chunk, of another snapshot even, in which other captures are approved: the first to
+    write its log-mel decides, and all the rest follows from that, whoever computes it.
+    """
     segment, bench = task.segment, _workbench(task.segment)
     objects = open_objects(task.store_url)
     logmel: npt.NDArray[np.float32] = bench.logmel.rows
-    n_bytes, rejected = _compute_rows(task, bench.compute, logmel)
+    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted)
+    n_bytes, rejected = compute_rows(open_objects(task.raw_url), windows, bench.compute, logmel)
     n_rows = len(task.keys)
     for row in rejected:
         logmel[row] = np.nan
+    crcs = {"logmel": _put_once(objects, f"{segment.path}/logmel", segment.logmel(), task.chunk, bench.logmel)}
+    rejected = _as_written(logmel[:n_rows], rejected)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
-    crcs = {"logmel": bench.logmel.seal(n_rows)}
-    objects.put(f"{segment.path}/logmel/{segment.logmel().key(task.chunk)}", bench.logmel.data)
+    for row in range(n_rows):
+        bench.content.rows[row] = content_digest(logmel[row]) if valid[row] else 0
+    crcs["content"] = bench.content.seal(n_rows)
+    objects.put(f"{segment.path}/content/{segment.content().key(task.chunk)}", bench.content.data)
     moments = None
     if task.basis is None:
-        moments = _moments(segment.spec, logmel, valid & task.train)
+        moments = chunk_moments(segment.spec, logmel, valid & task.train)
     else:
         crcs[features_name(task.basis.id)] = _write_features(task, task.basis, logmel[:n_rows], bench)
     start = segment.logmel().rows(task.chunk).start
@@ -156,11 +185,38 @@ def compute_chunk(task: ComputeChunk) -> ChunkDone:
     return ChunkDone(segment.segment, task.chunk, n_rows, n_bytes, part, moments)
 
 
+def _put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffer: ChunkBuffer) -> int:
+    """Write a chunk, unless a whole one is there: then take that over into `buffer`. Returns its checksum."""
+    n_rows = len(layout.rows(chunk))
+    crc = buffer.seal(n_rows)
+    key = f"{path}/{layout.key(chunk)}"
+    if objects.put(key, buffer.data, create=True):
+        return crc
+    try:
+        rows = decode_chunk(objects.read(key), layout, f"{objects.location}/{key}")
+    except (StoreError, FileNotFoundError):  # cut off, when the machine lost its power; or gone again
+        objects.put(key, buffer.data)
+        return crc
+    buffer.rows[:] = rows
+    return buffer.seal(n_rows)
+
+
+def _as_written(logmel: npt.NDArray[np.float32], rejected: dict[int, Rejection]) -> dict[int, Rejection]:
+    """Which rows of a chunk are rejected: those without values, whoever wrote it."""
+    given_up = Rejection(Reason.MISSING_OBJECT, "another build gave it up; the next build computes it")
+    return {row: rejected.get(row, given_up) for row in np.flatnonzero(np.isnan(logmel[:, 0, 0, 0])).tolist()}
+
+
+def content_digest(logmel: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """(16,) what tells one log-mel tensor from another: XXH3-128, which costs a thousandth of computing it."""
+    return np.frombuffer(xxhash.xxh3_128_digest(np.ascontiguousarray(logmel, "<f4").data), np.uint8)
+
+
 def fit_chunk(task: FitChunk) -> ChunkDone:
     """Moments of the train rows of a chunk."""
     layout = task.segment.logmel()
     rows = read_chunk(open_objects(task.store_url), f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
-    moments = _moments(task.segment.spec, rows, task.train)
+    moments = chunk_moments(task.segment.spec, rows, task.train)
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, moments=moments)
 
 
@@ -173,7 +229,8 @@ def normalize_chunk(task: NormalizeChunk) -> ChunkDone:
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, part)
 
 
-def _moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mask) -> Moments:
+def chunk_moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mask) -> Moments:
+    """Moments of what is stored of the train rows of a chunk."""
     rows = (represent(spec, logmel[row]) for row in np.flatnonzero(train))  # one by one: no copy of a whole chunk
     return Moments.of(rows, spec.tensor_shape[:2])
 
@@ -183,16 +240,25 @@ def _write_features(
 ) -> int:
     segment = task.segment
     basis.normalize((represent(segment.spec, row) for row in logmel), bench.features.rows)
-    crc = bench.features.seal(len(logmel))
     path = f"{segment.path}/{features_name(basis.id)}"
-    open_objects(task.store_url).put(f"{path}/{segment.features(basis.id).key(task.chunk)}", bench.features.data)
-    return crc
+    return _put_once(open_objects(task.store_url), path, segment.features(basis.id), task.chunk, bench.features)
 
 
-def _compute_rows(task: ComputeChunk, compute: LogMel, out: npt.NDArray[np.float32]) -> tuple[int, dict[int, Rejection]]:
-    """Fill the wanted rows of `out`; returns the bytes read and the rows that are rejected."""
-    raw = open_objects(task.raw_url)
-    reader = CaptureReader(raw, task.segment.spec)
+def compute_rows(
+    raw: Objects, task: RawWindows, compute: LogMel, out: npt.NDArray[np.float32]
+) -> tuple[int, dict[int, Rejection]]:
+    """Log-mel of windows of raw captures; what every tensor comes from.
+
+    Args:
+        raw: where the captures are.
+        task: which windows.
+        compute: of the spec.
+        out: (row, 3, n_mels, n_frames); its wanted rows are filled.
+
+    Returns:
+        The bytes read, and the rows that are rejected.
+    """
+    reader = CaptureReader(raw, compute.spec)
     given_up = Rejection(Reason.MISSING_OBJECT, "was withdrawn or replaced before it was computed")
     rejected = {int(row): given_up for row in np.flatnonzero(~task.wanted)}
     groups = [list(group) for _, group in groupby(np.flatnonzero(task.wanted).tolist(), key=task.keys.__getitem__)]
@@ -224,7 +290,11 @@ def _read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, thread
     remaining = iter(items)
     with ThreadPoolExecutor(READERS) as pool:
         pending: deque[Future[Result]] = deque(pool.submit(read, item) for item in islice(remaining, READ_AHEAD))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(read, item) for item in islice(remaining, 1))
-            yield result
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(read, item) for item in islice(remaining, 1))
+                yield result
+        except BaseException:  # a server that stays away is not asked for the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -125,6 +125,16 @@ class Demo:
         return self.directory / "evaluation"
 
     @property
+    def features_report(self) -> Path:
+        """The page about a feature set."""
+        return self.directory / "features.html"
+
+    @property
+    def evaluation_report(self) -> Path:
+        """The page about the network."""
+        return self.directory / "evaluation.html"
+
+    @property
     def models(self) -> str:
         """Where releases go."""
         return f"s3://{services.MODELS_BUCKET}/demo" if self.s3 else str(self.directory / "models")
@@ -163,6 +173,8 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
         command("what there is", "features", "list", "--store", demo.store)
         command("what is in one", "features", "show", "first", "--store", demo.store)
         command("what it looks like", "features", "gallery", "--store", demo.store, "--out", str(demo.directory / "pictures"))
+        report = ("report", "first", "--store", demo.store, "--html", str(demo.features_report))
+        command("all of that on one page, for a browser", "features", *report)
         demo.script.write_text(_opening_program(demo))
         say(f"\n# opened with plain zarr and xarray\n$ python {demo.script}")
         _run([sys.executable, str(demo.script)], environment, str(demo.script))
@@ -195,7 +207,8 @@ def _train(demo: Demo, command: Callable[..., None], say: Callable[[str], None])
         )
         what = ("--store", demo.store, "--features", "first", "--dir", str(demo.training), "--backbone", "convnext_atto")
         command("a small network learns on the CPU where transmitters are", "train", *what, *how)
-    where = ("--store", demo.store, "--out", str(demo.evaluation))
+    page = ("--html", str(demo.evaluation_report), "--tracking-uri", demo.tracking)
+    where = ("--store", demo.store, "--out", str(demo.evaluation), *page)
     command("how well, beside what knowing nothing achieves", "evaluate", str(last), *where)
 
 
@@ -232,6 +245,7 @@ def _epilogue(demo: Demo) -> list[str]:
     lines = [
         f"Features: {where}",
         f"Pictures: {demo.directory / 'pictures' / 'tensors.png'}, {demo.directory / 'pictures' / 'statistics.png'}",
+        f"Reports, for a browser: {_reports(demo)}",
         f"How to open them with plain zarr and xarray: {demo.script}",
         *(_trained(demo) if demo.evaluation.exists() else []),
         f"The same {'servers' if demo.s3 else 'database'} again: {up}",
@@ -240,6 +254,10 @@ def _epilogue(demo: Demo) -> list[str]:
         opened = f"featurestore.open_set({demo.store!r}).to_xarray()"
         lines.append(f'With our own reader: python -c "import featurestore; print({opened})"')
     return lines
+
+
+def _reports(demo: Demo) -> str:
+    return ", ".join(str(path) for path in (demo.features_report, demo.evaluation_report) if path.exists())
 
 
 def _trained(demo: Demo) -> list[str]:

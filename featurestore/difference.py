@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.feature_set import FeatureSet, open_set
+from featurestore.progress import Progress, Silent
 from featurestore.sets import Labels
 from featurestore.split import Split
 
@@ -77,13 +78,14 @@ class Difference:
         yield from _statistics_lines(self.statistics)
 
 
-def difference(store: str, a: str, b: str) -> Difference:
+def difference(store: str, a: str, b: str, progress: Progress | None = None) -> Difference:
     """Compare two feature sets of a store.
 
     Args:
         store: `s3://bucket/prefix`, `file:///dir` or a directory.
         a: a version, a tag, or `latest`.
         b: likewise.
+        progress: where to report.
 
     Raises:
         UsageError: when there is no such set.
@@ -91,7 +93,9 @@ def difference(store: str, a: str, b: str) -> Difference:
         ServiceUnavailableError: when the store does not answer.
     """
     first, second = open_set(store, a), open_set(store, b)
-    left, right = _captures(first), _captures(second)
+    progress = progress or Silent()
+    progress.start("read labels and facts", 2, "feature sets")
+    left, right = (_captures(opened, progress) for opened in (first, second))
     in_both, at_left, at_right = np.intersect1d(left["id"], right["id"], assume_unique=True, return_indices=True)
 
     def differing(name: str) -> npt.NDArray[np.bool_]:
@@ -117,17 +121,19 @@ def difference(store: str, a: str, b: str) -> Difference:
     )
 
 
-def _captures(opened: FeatureSet) -> Columns:
+def _captures(opened: FeatureSet, progress: Progress) -> Columns:
     """The captures that a set serves, in order of their id, each with its recording, session, receiver and labels."""
     labels = opened.labels
     served = np.flatnonzero(labels.split != Split.ABSENT)
     ids, first = np.unique(opened.fact("capture_id")[served], return_index=True)
     rows = served[first]  # one window speaks for all of a capture
-    return {
+    columns = {
         "id": ids,
         **{name: opened.fact(name)[rows] for name in ("source_digest", "session_id", "websdr_id")},
         **{field.name: getattr(labels, field.name)[rows] for field in fields(Labels)},
     }
+    progress.advance(1)
+    return columns
 
 
 def _parameters(opened: FeatureSet) -> dict[str, Any]:

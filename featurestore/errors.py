@@ -31,3 +31,9 @@ class ServiceUnavailableError(HeimdallError):
     """A server does not answer; the same command can succeed later (exit code 75, EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else its kind: for messages that quote it."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -10,11 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.bases import Basis, read_basis
-from featurestore.chunks import read_array, read_chunk
+from featurestore.chunks import REPAIR, read_array, read_chunk
 from featurestore.errors import StoreError, UsageError
 from featurestore.manifest import Manifest
 from featurestore.objects import Location, Objects, open_objects
-from featurestore.segments import FACTS, Segment, complete_segment, features_name, read_features_crcs, read_marker
+from featurestore.segments import (
+    DIGEST_BYTES,
+    FACTS,
+    Segment,
+    complete_segment,
+    features_name,
+    read_features_crcs,
+    read_marker,
+)
 from featurestore.sets import LABEL_ATTRIBUTES, LATEST, Labels, Rejected, read_manifest, read_spec, resolve, set_path
 from featurestore.spec import FeatureSpec
 
@@ -69,7 +77,7 @@ class FeatureSet:
             try:
                 found[ref.segment] = read_marker(self.objects, self.manifest.spec, ref.segment)
             except FileNotFoundError as error:
-                raise StoreError(f"segment {ref.segment} of {self.url} is missing; restore it, or build again") from error
+                raise StoreError(f"segment {ref.segment} of {self.url} has no marker; {REPAIR}") from error
         return found
 
     @cached_property
@@ -87,6 +95,22 @@ class FeatureSet:
         """One column of row facts (`capture_id`, `window`, `session_id`, `websdr_id`, …) of all rows of its segments."""
         return np.concatenate([read_array(self.objects, f"{segment.path}/{name}") for segment in self.segments])
 
+    def content(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """What tells rows of equal content, of all rows of its segments.
+
+        Returns:
+            (N, 16) digests, zeros where unknown; (N,) whether it is known: not in segments written before it was noted, nor
+            of rejected rows.
+        """
+        digests = np.zeros((self.manifest.n_rows, DIGEST_BYTES), np.uint8)
+        start = 0
+        for segment in self.segments:
+            rows = slice(start, start + segment.n_rows)
+            start = rows.stop
+            if "content" in self._markers[segment.segment]["chunks"]:
+                digests[rows] = read_array(self.objects, f"{segment.path}/content")
+        return digests, np.asarray(digests.any(axis=1))
+
     def checksums(self, segment: Segment) -> list[int]:
         """CRC-32C of each chunk of a segment's features.
 
@@ -95,7 +119,7 @@ class FeatureSet:
         """
         crcs = read_features_crcs(self.objects, segment, self.manifest.basis, self._markers[segment.segment])
         if crcs is None:
-            raise StoreError(f"segment {segment.segment} has no features of basis {self.manifest.basis}; build again")
+            raise StoreError(f"segment {segment.segment} has no features of basis {self.manifest.basis}; {REPAIR}")
         return crcs
 
     def read_features(self, segment: Segment, chunk: int, crc: int | None = None) -> npt.NDArray[np.float16]:

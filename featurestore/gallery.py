@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.feature_set import FeatureSet
-from featurestore.mel import band_edges_hz
 from featurestore.overview import CHANNELS, SPLITS
+from featurestore.progress import Progress, Silent
+from featurestore.report.spectrograms import band_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +22,14 @@ TICKS_HZ = (0, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 96_000)
 LIMIT_SIGMA = 3.0
 
 
-def draw(opened: FeatureSet, directory: Path, n_rows: int = 6) -> list[Path]:
+def draw(opened: FeatureSet, directory: Path, n_rows: int = 6, progress: Progress | None = None) -> list[Path]:
     """Write `tensors.png` and `statistics.png`.
 
     Args:
         opened: the feature set.
         directory: where; created when absent.
         n_rows: tensors to draw, spread over the train split.
+        progress: where to report.
 
     Returns:
         The files written.
@@ -42,8 +44,12 @@ def draw(opened: FeatureSet, directory: Path, n_rows: int = 6) -> list[Path]:
     tensors, statistics = directory / "tensors.png", directory / "statistics.png"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        progress = progress or Silent()
+        progress.start("draw", 2, "pictures")
         _draw_tensors(opened, Figure, n_rows).savefig(tensors, dpi=110)
+        progress.advance(1)
         _draw_statistics(opened, Figure).savefig(statistics, dpi=110)
+        progress.advance(1)
     except OSError as error:
         raise UsageError(f"--out {directory} cannot be written to ({error.strerror}); choose another directory") from error
     return [tensors, statistics]
@@ -127,8 +133,5 @@ def _draw_statistics(opened: FeatureSet, figure_class: type[Figure]) -> Figure:
 
 def _mark_frequencies(opened: FeatureSet, set_ticks: Any) -> None:
     """Name mel bands by their centre frequency."""
-    if opened.spec.n_mfcc:
-        return
-    centres = band_edges_hz(opened.spec)[1:-1]
-    ticks = [hz for hz in TICKS_HZ if opened.spec.f_min_hz <= hz <= opened.spec.f_max]
-    set_ticks(np.interp(ticks, centres, np.arange(len(centres))), [f"{hz / 1000:g}" for hz in ticks])
+    if not opened.spec.n_mfcc:
+        set_ticks(*band_ticks(opened.spec, TICKS_HZ))

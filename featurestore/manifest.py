@@ -83,7 +83,9 @@ class Manifest:
             for key in ("captures", "rows", "train", "val", "test", "rejected", "reused", "computed"):
                 _ = manifest.counts[key]
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{name} has a damaged manifest ({error}); restore its zarr.json, or build again") from error
+            raise StoreError(
+                f"{name} has a damaged manifest ({error}); build again from the same captures and labels, or restore it"
+            ) from error
         return manifest
 
     @property

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from featurestore.errors import HeimdallError, ServiceUnavailableError, ShortObjectError, StoreError
+from featurestore.redaction import without_credentials
 
 # Where obstore's error texts hold what people need to know: the server's words, the system's words, or a Rust type's name.
 _WORDS = (
@@ -23,9 +24,14 @@ _TYPES = {
     "InvalidContentType": "it does not speak TLS; https:// should perhaps be http://",
     "InvalidCertificate": "its TLS certificate is not trusted",
     "IncompleteMessage": "it closed the connection",
+    "body error": "its answer broke off",
     "Parse(": "it does not speak HTTP",
     "NotPartial": "it sent a whole object when asked for a range",
 }
+
+# Answers below 500 that another attempt can change: what arrived was not what was sent, or came too slowly, or met another.
+_DAMAGED_UPLOAD = r"<Code>(BadDigest|XAmzContentSHA256Mismatch|IncompleteBody)</Code>"
+_PASSING = r"<Code>(RequestTimeout|OperationAborted|ConditionalRequestConflict)</Code>"
 
 
 def explain(error: Exception, name: str, location: str) -> Exception:
@@ -44,6 +50,11 @@ def explain(error: Exception, name: str, location: str) -> Exception:
         return StoreError(f"{name} is not a usable object key ({reason}); correct the key")
     if isinstance(error, HeimdallError) or not isinstance(error, BaseError | OSError):
         return error
+    if "object with invalid path" in text:  # for good: it stays there until somebody takes it away
+        return StoreError(
+            f"{name} cannot be listed, because of an object whose name is no key ({reason}); rename or delete it, or keep "
+            "captures under a prefix of their own"
+        )
     if "NoSuchBucket" in text:
         return StoreError(f"bucket {urlsplit(location).netloc!r} of {name} does not exist; create it or correct the URL")
     if isinstance(error, FileNotFoundError):
@@ -65,13 +76,18 @@ def _explain_answer(error: Exception, name: str, text: str, reason: str) -> Heim
             "and what they may do with the bucket"
         )
     server = re.search(r"https?://[^/\s]+", text)
-    at = f"the object store at {server[0]}" if server else "the object store"
+    at = f"the object store at {without_credentials(server[0])}" if server else "the object store"
     if re.search(r"redirect without LOCATION|invalid list response|hyper::Error\(\s*Parse|NotPartial|non-partial", text):
         return StoreError(
             f"{name}: {at} does not answer as S3 should ({reason}); "
             "check AWS_ENDPOINT_URL (the API's port, not the console's) and AWS_REGION"
         )
-    if 400 <= status < 500 and status not in (408, 429):
+    if re.search(_DAMAGED_UPLOAD, text):
+        return ServiceUnavailableError(
+            f"{name} did not arrive at {at} as it was sent ({reason}); check the network, or use an https:// endpoint, "
+            "then try again"
+        )
+    if 400 <= status < 500 and status not in (408, 429) and not re.search(_PASSING, text):
         return StoreError(f"{name}: {at} answered: {reason}")
     return ServiceUnavailableError(
         f"{at} does not answer for {name} ({reason}); check AWS_ENDPOINT_URL and the network, then try again"

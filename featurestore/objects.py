@@ -1,41 +1,38 @@
 """The only object store: one code path for `s3://bucket/prefix` and `file:///dir`, by way of obstore.
 
-Credentials, region and endpoint of S3 come from where its users already keep them (environment, profiles, instance
-roles), found by boto3; requests are made by obstore, which retries throttling, 5xx and broken connections with
-exponential backoff and jitter.
+Throttling, 5xx, broken connections, silence and damage on the way that shows are met by trying again, with exponential
+backoff and jitter (`patience`); what a server says for good is raised at once (`object_errors`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, TypeVar
 
-import boto3
 import obstore
-from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore
 
-from featurestore.errors import StoreError, UsageError
+from featurestore import local_files
+from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
+from featurestore.location import Location as Location  # noqa: PLC0414 - part of this module's interface
 from featurestore.object_errors import explain
+from featurestore.patience import Patience
+from featurestore.s3_client import Connections, Store, connect
 
-CONNECT_TIMEOUT = timedelta(seconds=5)
-REQUEST_TIMEOUT = timedelta(seconds=120)
-RETRY_TIMEOUT = timedelta(seconds=60)
-"""How long a request is tried again before its service counts as unavailable."""
+PATIENCE = Patience()
 
-CHECK_TIMEOUT = timedelta(seconds=3)
-"""The patience of `Objects.check`, for an answer and for trying again."""
+CHECK_PATIENCE = Patience(connect_s=3, silence_s=3, request_s=3, total_s=3)
+"""Of `Objects.check`."""
 
 PART_BYTES = 16 * 2**20
 """Of uploads of files: S3 takes up to 10,000 parts."""
@@ -43,64 +40,23 @@ PART_BYTES = 16 * 2**20
 LIST_PAGE = 1000
 """Objects per request, of a listing and of a deletion: as many as S3 allows."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+READS_OF_A_DOCUMENT = 4
+"""At most, until what came is what the server says it holds, or came twice."""
+
+Result = TypeVar("Result")
 ReadBytes = bytes | obstore.Bytes
 WritableBytes = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a listing says of one object; `key` is relative to the location that was listed."""
+class ObjectInfo(NamedTuple):
+    """What a listing says of one object; `key` is relative to the location that was listed. Local files have no ETag."""
 
     key: str
     size_bytes: int
     etag: str | None
     modified: datetime
-
-
-@dataclass(frozen=True)
-class Location:
-    """A URL under which objects live: `s3://bucket/prefix` or `file:///dir`.
-
-    Raises:
-        UsageError: when `url` has another scheme, no bucket, or carries credentials.
-    """
-
-    url: str
-
-    @classmethod
-    def parse(cls, text: str) -> Location:
-        """Accept a URL or a local path, and return its normal form (absolute, no trailing slash)."""
-        if re.match(r"[A-Za-z0-9]{2,}:/", text) and "://" not in text:
-            raise UsageError(f"location {text!r} is not usable; is it meant to begin with {text.partition(':')[0]}://?")
-        if "://" not in text:
-            return cls(Path(text).expanduser().absolute().as_uri())
-        return cls(text.rstrip("/") if text.rstrip("/") != "file:" else text)
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.username or parts.password:
-            raise UsageError(
-                f"{parts.scheme}://…@{parts.hostname} carries credentials in its URL; "
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile) instead"
-            )
-        if parts.scheme == "s3" and parts.netloc:
-            return
-        if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-            return
-        raise UsageError(f"location {self.url!r} is not usable; expected s3://BUCKET/PREFIX or file:///DIRECTORY")
-
-    def __str__(self) -> str:
-        return self.url
-
-    @property
-    def is_local(self) -> bool:
-        """True for `file://`."""
-        return self.url.startswith("file:")
-
-    @property
-    def directory(self) -> Path:
-        """The directory of a `file://` location."""
-        return Path(unquote(urlsplit(self.url).path))
 
 
 class Objects:
@@ -110,18 +66,24 @@ class Objects:
     Instances can be sent to other processes: they carry the URL and reconnect there with that process's credentials.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, patience: Patience | None = None) -> None:
         self.location = location
+        self._patience = patience or PATIENCE
+
+    @property
+    def store(self) -> Store:
+        """The obstore store underneath, for libraries that take one (zarr). A local directory is created when there is none."""
+        return self._connections.patient
 
     @cached_property
-    def store(self) -> LocalStore | S3Store:
-        """The obstore store underneath, for libraries that take one (zarr). A local directory is created when there is none."""
-        if self.location.is_local:
-            try:
-                return LocalStore(self.location.directory, mkdir=True)
-            except Exception as error:
-                raise self._explain(error, "") from error
-        return _connect_s3(self.location)
+    def _connections(self) -> Connections:
+        if not self.location.is_local:
+            return connect(self.location, self._patience)
+        try:
+            local = LocalStore(self.location.directory, mkdir=True, automatic_cleanup=True)
+        except Exception as error:
+            raise self._explain(error, "") from error
+        return Connections(local, local, local)
 
     @cached_property
     def _root(self) -> str:
@@ -137,49 +99,82 @@ class Objects:
         """Every object below `prefix` (whole path segments), with what the listing says of it."""
         if self._absent():
             return
+        if self.location.is_local:
+            yield from self._walk_files(prefix)
+            return
+        stream: Iterator[Sequence[Any]] | None = None
+        last: str | None = None
+
+        def next_page() -> Sequence[Any] | None:
+            nonlocal stream
+            if stream is None:
+                stream = iter(obstore.list(self._connections.reading, prefix or None, offset=last, chunk_size=LIST_PAGE))
+            try:
+                return next(stream, None)
+            except BaseException:
+                stream = None  # begun anew behind what has come
+                raise
+
+        while page := self._insist(prefix, next_page):
+            for meta in page:
+                yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+            last = page[-1]["path"]
+
+    def _walk_files(self, prefix: str) -> Iterator[ObjectInfo]:
         try:
-            for page in obstore.list(self.store, prefix or None, chunk_size=LIST_PAGE):
-                for meta in page:
-                    yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
-        except Exception as error:
+            for key, size, modified_ns in local_files.walk(self._root, prefix):
+                yield ObjectInfo(key, size, None, _EPOCH + timedelta(microseconds=modified_ns // 1000))
+        except OSError as error:
             raise self._explain(error, prefix) from error
 
     def names(self, prefix: str = "") -> list[str]:
         """The names directly below `prefix` ("folders" and objects), sorted: one listing with a delimiter."""
         if self._absent():
             return []
-        try:
-            result = obstore.list_with_delimiter(self.store, prefix or None)
-        except Exception as error:
-            raise self._explain(error, prefix) from error
+        result = self._insist(prefix, lambda: obstore.list_with_delimiter(self._connections.reading, prefix or None))
         paths = [*result["common_prefixes"], *(meta["path"] for meta in result["objects"])]
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def get(self, key: str) -> bytes:
-        """The whole object.
+        """The whole object, compared with its ETag where that is its MD5: for documents, which carry no checksum themselves.
 
         Raises:
             FileNotFoundError: when there is no such object.
+            ServiceUnavailableError: also when it arrives differently each time it is read.
         """
-        return bytes(memoryview(self.read(key)))
+        if self.location.is_local:
+            return bytes(memoryview(self.read(key)))
+        seen: set[bytes] = set()
+        for _ in range(READS_OF_A_DOCUMENT):
+            data, etag = self._insist(key, lambda: self._get(key))
+            # An ETag that looks like an MD5 may be none (encryption): then the same bytes come again.
+            if not re.fullmatch(r"[0-9a-f]{32}", etag) or etag == _md5(data) or data in seen:
+                return data
+            seen.add(data)
+        raise ServiceUnavailableError(
+            f"{self._name(key)} arrived differently each of the {READS_OF_A_DOCUMENT} times that it was read, so something "
+            "on the way damages it; check the network, or use an https:// endpoint"
+        )
+
+    def _get(self, key: str) -> tuple[bytes, str]:
+        result = obstore.get(self._connections.reading, key)
+        etag = (result.meta["e_tag"] or "").strip('"')
+        return bytes(memoryview(result.bytes())), etag
 
     def read(self, key: str) -> ReadBytes:
-        """The whole object as a buffer; a large one is not copied as `get` would.
+        """The whole object as a buffer, not compared with anything: for what carries a checksum of its own.
 
         Raises:
             FileNotFoundError: when there is no such object.
         """
         if self.location.is_local:
             try:
-                return self._read_file(key)
+                return local_files.read(local_files.path_of(self._root, key))
             except OSError:  # in its own words below
                 pass
         if self._absent():
             raise FileNotFoundError(f"{self._name(key)} does not exist")
-        try:
-            return obstore.get(self.store, key).bytes()
-        except Exception as error:
-            raise self._explain(error, key) from error
+        return self._insist(key, lambda: obstore.get(self._connections.reading, key).bytes())
 
     def read_into(self, key: str, memory: memoryview) -> memoryview:
         """The whole object: in `memory`, which is returned, if it is just as long; else in memory of its own.
@@ -191,9 +186,8 @@ class Objects:
         """
         if self.location.is_local:
             try:
-                with open(self._file(key), "rb", buffering=0) as file:  # noqa: PTH123 - as below
-                    if os.fstat(file.fileno()).st_size == len(memory) == file.readinto(memory):
-                        return memory
+                if local_files.read_into(local_files.path_of(self._root, key), memory):
+                    return memory
             except OSError:  # in its own words below
                 pass
         data = memoryview(self.read(key))
@@ -218,34 +212,12 @@ class Objects:
         """
         if self.location.is_local:
             try:
-                return self._pread(key, starts, ends)
-            except OSError:  # in its own words below
-                pass
-        try:
-            return obstore.get_ranges(self.store, key, starts=starts, ends=ends, coalesce=0)
-        except Exception as error:
-            raise self._explain(error, key) from error
-
-    # Local files are read directly: obstore goes through another thread, which takes four times as long (docs/log.md).
-
-    def _pread(self, key: str, starts: Sequence[int], ends: Sequence[int]) -> Sequence[bytes]:
-        file = os.open(self._file(key), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            parts = [os.pread(file, end - start, start) for start, end in zip(starts, ends, strict=True)]
-        finally:
-            os.close(file)
-        if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
-            raise OSError(f"{key} ends before the bytes that were asked for")
-        return parts
-
-    def _read_file(self, key: str) -> bytes:
-        with open(self._file(key), "rb", buffering=0) as file:  # noqa: PTH123 - a Path would take longer than the read
-            return file.readall()
-
-    def _file(self, key: str) -> str:
-        if ".." in key.split("/") or key.startswith("/"):
-            raise OSError(f"{key} leaves {self.location}")
-        return f"{self._root}/{key}"
+                return local_files.read_ranges(local_files.path_of(self._root, key), starts, ends)
+            except OSError as error:  # in its own words below
+                if error.errno == errno.ESPIPE:  # a pipe, which obstore would wait for
+                    raise FileNotFoundError(f"{self._name(key)} is no file") from error
+        reading = self._connections.reading
+        return self._insist(key, lambda: obstore.get_ranges(reading, key, starts=starts, ends=ends, coalesce=0))
 
     def put(self, key: str, data: WritableBytes, *, create: bool = False) -> bool:
         """Write the object whole: readers see all of it or nothing of it.
@@ -258,12 +230,19 @@ class Objects:
         Returns:
             False when `create` is set and the object was already there; else True.
         """
+        mode: Any = "create" if create else "overwrite"
+        attempts = 0
+
+        def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            obstore.put(self._connections.writing, key, data, mode=mode, use_multipart=False)
+
         try:
-            obstore.put(self.store, key, data, mode="create" if create else "overwrite", use_multipart=False)
+            self._insist(key, attempt)
         except AlreadyExistsError:
-            return False
-        except Exception as error:
-            raise self._explain(error, key) from error
+            # A repeated request may meet what it wrote itself, when the answer to the first one was lost.
+            return attempts > 1 and self.get(key) == bytes(data)
         return True
 
     def put_file(self, key: str, path: Path) -> bool:
@@ -271,17 +250,10 @@ class Objects:
 
         For keys that name their content. Returns whether it was written.
         """
-        try:
-            if obstore.head(self.store, key)["size"] == path.stat().st_size:
-                return False
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise self._explain(error, key) from error
-        try:
-            obstore.put(self.store, key, path, chunk_size=PART_BYTES)
-        except Exception as error:
-            raise self._explain(error, key) from error
+        known = self._head(key)
+        if known is not None and known["size"] == path.stat().st_size:
+            return False
+        self._insist(key, lambda: obstore.put(self._connections.patient, key, path, chunk_size=PART_BYTES))
         return True
 
     def put_if_changed(self, key: str, data: bytes | memoryview) -> bool:
@@ -289,18 +261,12 @@ class Objects:
 
         A rewrite would change the ETag or time of an object, and with it the digest of what is made from it.
         """
-        try:
-            known = obstore.head(self.store, key)
-        except FileNotFoundError:
-            known = None
-        except Exception as error:
-            raise self._explain(error, key) from error
-        if known is not None and known["size"] == len(data):
-            # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            if (known["e_tag"] or "").strip('"') == md5 or memoryview(self.read(key)) == data:
-                return False
-        return self.put(key, data)
+        known = self._head(key)
+        if known is None or known["size"] != len(data):
+            return self.put(key, data)
+        # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
+        same = (known["e_tag"] or "").strip('"') == _md5(data) or memoryview(self.read(key)) == data
+        return False if same else self.put(key, data)
 
     def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
         """Write `value` as indented JSON; see `put`."""
@@ -310,22 +276,34 @@ class Objects:
         """Remove objects, in requests of up to 1000 where the store can; one that is already gone is no error."""
         remaining = iter(keys)
         while batch := list(islice(remaining, 1 if self.location.is_local else LIST_PAGE)):
-            try:
-                obstore.delete(self.store, batch)
-            except Exception as error:
-                explained = self._explain(error, batch[0] if len(batch) == 1 else "")
-                if not isinstance(explained, FileNotFoundError):
-                    raise explained from error
+            with suppress(FileNotFoundError):
+                self._insist(batch[0] if len(batch) == 1 else "", partial(obstore.delete, self._connections.reading, batch))
 
     def check(self) -> None:
         """Find out early, and without patience, whether the location can be listed: server, bucket and credentials."""
         if self._absent():
             raise UsageError(f"{self.location.directory} is no directory; create it or correct {self.location}")
-        store = self.store if self.location.is_local else _connect_s3(self.location, CHECK_TIMEOUT, CHECK_TIMEOUT)
+        reading = self._connections.reading if self.location.is_local else connect(self.location, CHECK_PATIENCE).reading
+        self._insist("", lambda: next(iter(obstore.list(reading, chunk_size=1)), None), CHECK_PATIENCE)
+
+    def _head(self, key: str) -> Any:
         try:
-            next(iter(obstore.list(store, chunk_size=1)), None)
-        except Exception as error:
-            raise self._explain(error, "") from error
+            return self._insist(key, lambda: obstore.head(self._connections.reading, key))
+        except FileNotFoundError:
+            return None
+
+    def _insist(self, key: str, attempt: Callable[[], Result], patience: Patience | None = None) -> Result:
+        """What `attempt` returns, called again while the server is not available; its errors become ours."""
+
+        def explained() -> Result:
+            try:
+                return attempt()
+            except AlreadyExistsError:
+                raise
+            except Exception as error:
+                raise self._explain(error, key) from error
+
+        return (patience or self._patience).call(explained)
 
     def _absent(self) -> bool:
         try:
@@ -346,34 +324,5 @@ def open_objects(url: str) -> Objects:
     return Objects(Location.parse(url))
 
 
-def _connect_s3(
-    location: Location, request_timeout: timedelta = REQUEST_TIMEOUT, retry_timeout: timedelta = RETRY_TIMEOUT
-) -> S3Store:
-    parts = urlsplit(location.url)
-    session = boto3.Session()
-    client = session.client("s3")  # knows the endpoint and the region from environment, profile and defaults alike
-    endpoint = client.meta.endpoint_url
-    is_aws = ".amazonaws.com" in endpoint
-    region = client.meta.region_name
-    try:
-        credentials = Boto3CredentialProvider(session)
-    except ValueError as error:
-        raise UsageError(
-            f"no S3 credentials for {location}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from error
-    return S3Store(
-        parts.netloc,
-        prefix=parts.path.strip("/") or None,
-        config={
-            "region": "us-east-1" if region in (None, "aws-global") else region,
-            "virtual_hosted_style_request": is_aws,
-            **({} if is_aws else {"endpoint": endpoint}),
-        },
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": request_timeout,
-        },
-        retry_config={"retry_timeout": retry_timeout, "max_retries": 12},
-        credential_provider=credentials,
-    )
+def _md5(data: WritableBytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from featurestore.auditing.audit import audit
+from featurestore.auditing.findings import Finding, ServedRows
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.manifest import Manifest
 from featurestore.objects import Location, open_objects
+from featurestore.progress import Progress, Silent
 from featurestore.sets import LATEST, list_sets, read_pointer, read_tags
+from featurestore.spec import SplitSpec
+from featurestore.split import Split, unique_sessions
 
 CHANNELS = ("I", "Q", "magnitude")
 SPLITS = ("train", "val", "test")
@@ -77,24 +81,37 @@ def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     return entry["version"], created, *counts, rejected, entry["spec"], " ".join(entry["names"])
 
 
-def show(store: str, version: str) -> dict[str, Any]:
+def show(store: str, version: str, progress: Progress | None = None) -> dict[str, Any]:
     """Everything about one feature set but its rows.
+
+    Args:
+        store: `s3://bucket/prefix`, `file:///dir` or a directory.
+        version: a version, a tag, or `latest`.
+        progress: where to report.
 
     Returns:
         The manifest's entries; `url`, `names`, `spec` in full, `sessions` and `captures` by split, `receivers`,
-        `rejected_captures` and `statistics` (mean and std per channel and band).
+        `rejected_captures`, `statistics` (mean and std per channel and band) and `warnings`, what an audit finds.
     """
     opened = open_set(store, version)
     objects = opened.objects
     names = _names(read_tags(objects), read_pointer(objects, f"{LATEST}.json"))
+    progress = progress or Silent()
+    progress.start("read labels and facts", 3, "parts")
+    sessions = _sessions(opened)
+    progress.advance(1)
+    receivers = _receivers(opened)
+    progress.advance(1)
+    warnings = [finding.to_json() for finding in findings(opened)]
+    progress.advance(1)
     return {
         **opened.manifest.to_json(),
         "url": opened.url,
         "names": names.get(opened.version, []),
         "spec_id": opened.manifest.spec,
         "spec": opened.spec.to_json(),
-        "sessions": _sessions(opened),
-        "receivers": _receivers(opened),
+        "sessions": sessions,
+        "receivers": receivers,
         "rejected_captures": [entry.__dict__ for entry in opened.rejected],
         "statistics": {
             "channels": list(CHANNELS),
@@ -103,17 +120,40 @@ def show(store: str, version: str) -> dict[str, Any]:
             "mean": opened.basis.mean.tolist(),
             "std": opened.basis.std.tolist(),
         },
+        "warnings": warnings,
     }
+
+
+def findings(opened: FeatureSet) -> list[Finding]:
+    """What an audit of a set finds; reads its labels and the facts of its rows, but no tensors."""
+    labels = opened.labels
+    served = np.flatnonzero(labels.split != Split.ABSENT)
+    content, has_content = opened.content()
+    rows = ServedRows(
+        opened.fact("capture_id")[served],
+        opened.fact("session_id")[served],
+        opened.fact("websdr_id")[served],
+        content[served],
+        has_content[served],
+        labels.split[served],
+        labels.position[served],
+        labels.snr_db[served],
+        labels.frequency_mhz[served],
+        labels.timestamp[served],
+    )
+    fold = opened.manifest.split["fold"]
+    split = SplitSpec(**{**opened.manifest.split, "fold": None if fold is None else SplitSpec.parse_fold(fold)})
+    return audit(rows, opened.spec, split, opened.basis.std)
 
 
 def _sessions(opened: FeatureSet) -> dict[str, int]:
     sessions, split = opened.fact("session_id"), opened.labels.split
-    return {name: len(np.unique(sessions[split == code], axis=0)) for code, name in enumerate(SPLITS)}
+    return {name: len(unique_sessions(sessions[split == code])[0]) for code, name in enumerate(SPLITS)}
 
 
 def _receivers(opened: FeatureSet) -> dict[str, int]:
-    served = opened.labels.split < len(SPLITS)
-    return {str(receiver): rows for receiver, rows in sorted(Counter(opened.fact("websdr_id")[served].tolist()).items())}
+    receivers, rows = np.unique(opened.fact("websdr_id")[opened.labels.split != Split.ABSENT], return_counts=True)
+    return dict(zip(map(str, receivers.tolist()), rows.tolist(), strict=True))
 
 
 def show_lines(shown: dict[str, Any]) -> Iterator[str]:
@@ -135,6 +175,9 @@ def show_lines(shown: dict[str, Any]) -> Iterator[str]:
     yield f"segments: {len(shown['segments'])}; rows in each: " + ", ".join(f"{ref['rows']:,}" for ref in shown["segments"])
     yield from _statistics_lines(shown["basis"], shown["statistics"])
     yield from _rejected_lines(counts["rejected"], shown["rejected_captures"])
+    yield "warnings:" + ("" if shown["warnings"] else " none")
+    for warning in shown["warnings"]:
+        yield f"  {warning['level']} ({warning['kind']}): {warning['message']}"
 
 
 def _statistics_lines(basis: str, statistics: dict[str, Any]) -> Iterator[str]:

@@ -105,7 +105,8 @@ class Plan:
 def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, holdings: Sequence[Holding]) -> Plan:
     """Plan a build.
 
-    Of two segments that hold the same row, the one with more rows serves it (the name decides between equals).
+    Of two segments that hold the same row, the one of which more rows are wanted serves it; then the one with fewer others
+    (the name decides between equals). So a compacted segment takes the place of those it came from.
 
     Args:
         spec: of the tensors.
@@ -116,10 +117,11 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
     """
     reasons = _judge(spec, snapshot, listing)
     slots = _Slots(spec.windows_per_capture, snapshot, listing, reasons == Reason.VALID)
-    holdings = sorted(holdings, key=lambda holding: (-len(holding.rows), holding.segment))
-    uses = [slots.claim(holding) for holding in holdings if holding.reason is not None]
-    unfinished = [holding for holding in holdings if holding.reason is None]
-    uses += [slots.claim(holding) for holding in unfinished if slots.wanted(holding).mean() >= FINISH_SHARE]
+    found = [(holding, slots.find(holding)) for holding in holdings]
+    found.sort(key=lambda pair: (-np.count_nonzero(pair[1] != NOT_WANTED), len(pair[0].rows), pair[0].segment))
+    uses = [slots.claim(*pair) for pair in found if pair[0].reason is not None]
+    unfinished = [pair for pair in found if pair[0].reason is None]
+    uses += [slots.claim(*pair) for pair in unfinished if np.mean(slots.free(*pair) != NOT_WANTED) >= FINISH_SHARE]
     uses.append(slots.claim_rest(spec))
     uses.sort(key=lambda use: (-len(use.rows), use.segment))
     return Plan(
@@ -155,19 +157,23 @@ class _Slots:
         )
         return np.where(same, found, NOT_WANTED)
 
-    def wanted(self, holding: Holding) -> npt.NDArray[np.bool_]:
-        """Which rows of a holding are in free slots."""
+    def find(self, holding: Holding) -> Index:
+        """(n,) the capture of each row of a holding that is in a free slot; `NOT_WANTED` for the others."""
         capture = self._locate(holding.rows)
-        wanted: npt.NDArray[np.bool_] = np.not_equal(capture, NOT_WANTED)
         if holding.reason is not None:  # a row that was given up when its object vanished is no row
-            wanted &= holding.reason != Reason.MISSING_OBJECT
-        wanted[wanted] = self._free[capture[wanted] * self._n_windows + holding.rows.window[wanted]]
-        return wanted
+            capture[holding.reason == Reason.MISSING_OBJECT] = NOT_WANTED
+        return self.free(holding, capture)
 
-    def claim(self, holding: Holding) -> SegmentUse:
-        """Take the free slots of a holding's rows."""
-        wanted = self.wanted(holding)
-        capture = np.where(wanted, self._locate(holding.rows), NOT_WANTED)
+    def free(self, holding: Holding, capture: Index) -> Index:
+        """What of `find` is still free."""
+        still = np.not_equal(capture, NOT_WANTED)
+        still[still] = self._free[capture[still] * self._n_windows + holding.rows.window[still]]
+        return np.where(still, capture, NOT_WANTED)
+
+    def claim(self, holding: Holding, capture: Index) -> SegmentUse:
+        """Take the free slots of a holding's rows, which `find` gave."""
+        capture = self.free(holding, capture)
+        wanted = np.not_equal(capture, NOT_WANTED)
         self._free[capture[wanted] * self._n_windows + holding.rows.window[wanted]] = False
         return SegmentUse(holding.segment, holding.rows, capture, holding.reason)
 

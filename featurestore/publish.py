@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore import sets
 from featurestore.bases import Basis
@@ -79,6 +80,11 @@ class Outcome:
     def seconds(self) -> float:
         return round(time.monotonic() - self.began, 3)
 
+    @property
+    def began_at(self) -> datetime:
+        """When the build began, by the clock that manifests are dated by."""
+        return datetime.now(UTC) - timedelta(seconds=self.seconds)
+
     @cached_property
     def labels(self) -> Labels:
         """The labels of all rows of all segments; unknown where a row is not served."""
@@ -135,7 +141,7 @@ class Outcome:
 def publish(objects: Objects, outcome: Outcome) -> None:
     """Write the labels, the list of rejected captures and, last, the manifest of a set."""
     plan = outcome.plan
-    parent = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
     manifest = Manifest(
         version=outcome.version,
@@ -146,7 +152,7 @@ def publish(objects: Objects, outcome: Outcome) -> None:
         snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query},
         counts=outcome.counts,
         labels=crcs,
-        parent=parent,
+        parent=None if latest == outcome.version else latest,  # its manifest was damaged, and is written again
         software=versions(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=outcome.seconds,
@@ -162,7 +168,6 @@ def version_id(plan: Plan, basis: str) -> str:
     """
     segments = sorted(use.segment for use in plan.segments)
     head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
-    content = hashlib.sha256(canonical_json(head).encode())
     snapshot = plan.snapshot
     columns = (
         snapshot.capture_id,
@@ -175,6 +180,12 @@ def version_id(plan: Plan, basis: str) -> str:
         snapshot.snr_db,
         snapshot.timestamp,
     )
+    return version_of(head, columns)
+
+
+def version_of(head: dict[str, Any], columns: Iterable[npt.NDArray[Any]]) -> str:
+    """The digest behind `version_id`: of parameters, and of columns with one entry per capture, in their order there."""
+    content = hashlib.sha256(canonical_json(head).encode())
     for column in columns:
         content.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes())
     return content.hexdigest()[:ID_DIGITS]

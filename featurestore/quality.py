@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from featurestore.plan import NOT_WANTED, Plan, SegmentUse, explain_rejection
 from featurestore.rejection import Reason
 from featurestore.segments import Rejected as RejectedRows
 from featurestore.sets import Rejected
+
+KEY_LENGTH = 200
 
 
 class Quality:
@@ -54,8 +57,8 @@ class Quality:
         raise DataQualityError(
             f"{n_rejected:,} of {n_captures:,} captures are rejected ({by_reason}), more than "
             f"--max-rejected-fraction {self._max_fraction:g}; nothing was published. For example capture "
-            f"{example.capture_id}, {example.iq_key}: {example.reason}, {example.detail}. Correct the captures, withdraw "
-            "their approval, or raise the fraction, and run this again: what is computed is kept"
+            f"{example.capture_id}, {_shown(example.iq_key)}: {example.reason}, {example.detail}. Correct the captures, "
+            "withdraw their approval, or raise the fraction, and run this again: what is computed is kept"
         )
 
     def entries(self) -> list[Rejected]:
@@ -69,9 +72,25 @@ class Quality:
             detail = explain_rejection(self._plan, capture)
         elif not found:
             detail = "known from an earlier build"
-        elif self._plan.spec.windows_per_capture == 1:
-            detail = found[0][1]
         else:
-            detail = "; ".join(f"window {window}: {text}" for window, (_, text) in sorted(found.items()))
+            detail = describe_windows(found, self._plan.spec.windows_per_capture)
         reason = Reason(int(self._reasons[capture]))
         return Rejected(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)
+
+
+def describe_windows(found: Mapping[int, tuple[Reason, str]], n_windows: int) -> str:
+    """The detail of a rejected capture.
+
+    Args:
+        found: reason and detail of each window that is rejected, by its number.
+        n_windows: windows per capture.
+    """
+    if n_windows == 1:
+        return found[0][1]
+    return "; ".join(f"window {window}: {text}" for window, (_, text) in sorted(found.items()))
+
+
+def _shown(key: str) -> str:
+    """A key on one line, whatever the catalog holds."""
+    text = key if key.isprintable() and key else repr(key)
+    return text if len(text) <= KEY_LENGTH else f"{text[:KEY_LENGTH]}…"

@@ -14,18 +14,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.chunks import ArrayLayout, read_array, read_layout, write_array
-from featurestore.errors import StoreError
+from featurestore.errors import ServiceUnavailableError, StoreError
 from featurestore.objects import Objects
 from featurestore.rejection import Reason
+from featurestore.removals import require_unannounced
 from featurestore.rows import Holding, RowFacts, chunk_rows
 from featurestore.software import versions
 from featurestore.spec import FeatureSpec
 
 SCHEMA = 1
 FACT_CHUNK_ROWS = 131_072
+DIGEST_BYTES = 16
 READERS = 8
 """Threads that read segments' markers and facts: small objects, where only the round trips count."""
 
@@ -36,6 +37,14 @@ FACTS = {
     "websdr_id": ("<i4", "receiver"),
     "source_digest": ("u1", "of key, size and ETag or modification time of the capture's object"),
 }
+
+DIGESTS = ("session_id", "source_digest")
+"""Facts of `DIGEST_BYTES` bytes each."""
+
+REASON = "reason"
+
+COMPUTED = ("logmel", "content")
+"""Arrays that computing a chunk writes, whatever the basis."""
 
 Rejected = dict[int, tuple[Reason, str]]
 """Rejected rows of a segment: row → reason and detail."""
@@ -88,11 +97,22 @@ class Segment:
         attributes = {"units": "dBFS", "long_name": "log-mel spectrogram of I, Q and magnitude"}
         return self._tensors(shape, "<f4", "mel", attributes)
 
+    def content(self) -> ArrayLayout:
+        """The array that tells rows of equal content."""
+        attributes = {"long_name": "XXH3-128 of the row's logmel, canonical; zeros: it is rejected"}
+        return ArrayLayout((self.n_rows, DIGEST_BYTES), self.chunk_rows, np.dtype("u1"), 0, ("row", "byte"), attributes)
+
     def features(self, basis: str) -> ArrayLayout:
         """The array of tensors normalized by `basis`."""
         kind, axis = ("mel-frequency cepstrum", "coefficient") if self.spec.n_mfcc else ("log-mel spectrogram", "mel")
         attributes = {"units": "1", "long_name": f"normalized {kind} of I, Q and magnitude", "basis": basis}
         return self._tensors((self.n_rows, *self.spec.tensor_shape), "<f2", axis, attributes)
+
+    def layout(self, name: str) -> ArrayLayout:
+        """The array that has this name: `logmel`, `content` or `features-{basis}`."""
+        if name in COMPUTED:
+            return self.logmel() if name == "logmel" else self.content()
+        return self.features(name.removeprefix("features-"))
 
     def _tensors(self, shape: tuple[int, ...], dtype: str, band: str, attributes: dict[str, str]) -> ArrayLayout:
         names = ("row", "channel", band, "frame")
@@ -128,52 +148,140 @@ def features_name(basis: str) -> str:
 
 
 def begin(objects: Objects, segment: Segment, rows: RowFacts) -> None:
-    """Write the facts of the rows, and the metadata of `logmel`."""
+    """Write the facts of the rows, and the metadata of `logmel` and `content`.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` is removing a segment of that name.
+    """
+    paths = [segment.path, f"specs/{segment.spec.id}"]
+    require_unannounced(objects, paths)
     for name in FACTS:
-        write_array(objects, f"{segment.path}/{name}", getattr(rows, name), _fact_layout(name, getattr(rows, name)))
-    objects.put_json(f"{segment.path}/logmel/zarr.json", segment.logmel().metadata())
+        write_array(objects, f"{segment.path}/{name}", getattr(rows, name), column_layout(name, segment.n_rows))
+    for name in COMPUTED:
+        objects.put_json(f"{segment.path}/{name}/zarr.json", segment.layout(name).metadata())
+    require_unannounced(objects, paths)  # see removals.py: it may have begun meanwhile
 
 
 def declare_features(objects: Objects, segment: Segment, basis: str) -> None:
-    """Write the metadata of the features of a basis; the chunks follow."""
-    objects.put_json(f"{segment.path}/{features_name(basis)}/zarr.json", segment.features(basis).metadata())
+    """Write the metadata of the features of a basis; the chunks follow.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` is removing them.
+    """
+    path = f"{segment.path}/{features_name(basis)}"
+    objects.put_json(f"{path}/zarr.json", segment.features(basis).metadata())
+    require_unannounced(objects, [path, segment.path])
 
 
 def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[str, Any]:
     """Complete a segment whose chunks are all written; returns its marker, which is written last.
 
+    When another build has completed it meanwhile, that marker stands, and is returned.
+
     Args:
         objects: the store.
         segment: which.
         parts: of all chunks, with the checksums of the same arrays in each.
+
+    Raises:
+        StoreError: when the other build wrote other tensors.
     """
+    marker = _marker_of_another(objects, segment, parts)
+    if marker is not None:
+        objects.delete([segment.part_path(chunk) for chunk in parts])
+        return marker
     rejected = {row: found for chunk in sorted(parts) for row, found in parts[chunk].rejected.items()}
+    write_reason(objects, segment, rejected)
+    arrays = sorted(parts[0].crc32c)
+    write_group(objects, segment, arrays)
+    crcs = {name: [parts[chunk].crc32c[name] for chunk in range(segment.n_chunks)] for name in arrays}
+    marker = _marker(segment, crcs, rejected)
+    if not objects.put_json(f"{segment.path}/segment.json", marker, create=True):
+        # Another build completed it at this moment: what was written before the marker must agree with the one that stands.
+        marker = _marker_of_another(objects, segment, parts) or marker
+        write_reason(objects, segment, read_rejected(marker))
+        write_group(objects, segment, sorted(marker["chunks"]))
+    objects.delete([segment.part_path(chunk) for chunk in parts])
+    _require_stored(objects, segment, [*FACTS, REASON, *marker["chunks"]], "segment.json")
+    return marker
+
+
+def _marker_of_another(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[str, Any] | None:
+    """The marker of a segment that somebody else completed, if so."""
+    try:
+        marker = read_marker(objects, segment.spec.id, segment.segment)
+    except FileNotFoundError:
+        return None
+    theirs, ours = marker["chunks"]["logmel"], [parts[chunk].crc32c["logmel"] for chunk in range(segment.n_chunks)]
+    if theirs != ours:
+        raise StoreError(
+            f"{objects.location}/{segment.path} was computed by two builds at once, with different values; run 'features "
+            "verify', then 'features repair', and build again"
+        )
+    return marker
+
+
+def write_reason(objects: Objects, segment: Segment, rejected: Rejected) -> None:
+    """Write the array `reason`."""
     reason = np.zeros(segment.n_rows, np.uint8)
     for row, (code, _) in rejected.items():
         reason[row] = code
-    layout = _vector_layout(reason, "why the row was rejected; 0: it is valid")
-    write_array(objects, f"{segment.path}/reason", reason, layout)
-    arrays = sorted(parts[0].crc32c)
-    marker = {
+    write_array(objects, f"{segment.path}/{REASON}", reason, column_layout(REASON, segment.n_rows))
+
+
+def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> None:
+    """Write `segment.json`.
+
+    Args:
+        objects: the store.
+        segment: which.
+        crcs: array → checksum of each of its chunks.
+        rejected: its rejected rows.
+    """
+    objects.put_json(f"{segment.path}/segment.json", _marker(segment, crcs, rejected))
+
+
+def _marker(segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> dict[str, Any]:
+    return {
         "schema": SCHEMA,
         "spec": segment.spec.id,
         "segment": segment.segment,
         "rows": segment.n_rows,
         "chunk_rows": segment.chunk_rows,
-        "chunks": {name: [parts[chunk].crc32c[name] for chunk in range(segment.n_chunks)] for name in arrays},
+        "chunks": crcs,
         "rejected": _rejected_to_json(rejected),
         "software": versions(),
     }
-    objects.put_json(f"{segment.path}/zarr.json", _group(objects, segment, arrays))
-    objects.put_json(f"{segment.path}/segment.json", marker)
-    objects.delete([segment.part_path(chunk) for chunk in parts])
-    return marker
 
 
 def add_features(objects: Objects, segment: Segment, basis: str, crcs: list[int]) -> None:
     """Note that a complete segment has features of one more basis."""
     marker = {"schema": SCHEMA, "basis": basis, "chunks": crcs, "software": versions()}
     objects.put_json(f"{segment.path}/{features_name(basis)}.json", marker)
+    _require_stored(objects, segment, [features_name(basis)], f"{features_name(basis)}.json")
+
+
+def _require_stored(objects: Objects, segment: Segment, arrays: Iterable[str], marker: str) -> None:
+    """Check that all that a marker promises is there, now that it is written; else take it back (see removals.py).
+
+    Raises:
+        ServiceUnavailableError: when `features gc` took something, or is at it.
+    """
+    wanted = set()
+    for name in arrays:
+        layout = column_layout(name, segment.n_rows) if name in (*FACTS, REASON) else segment.layout(name)
+        wanted |= {f"{segment.path}/{name}/{layout.key(chunk)}" for chunk in range(layout.n_chunks)}
+        wanted.add(f"{segment.path}/{name}/zarr.json")
+    try:
+        require_unannounced(objects, [segment.path, *(f"{segment.path}/{name}" for name in arrays)])
+        missing = wanted - {info.key for info in objects.walk(segment.path)}
+        if missing:
+            raise ServiceUnavailableError(
+                f"features gc removed {objects.location}/{min(missing)} while it was being written; run the same command again"
+            )
+    except ServiceUnavailableError:
+        objects.delete([f"{segment.path}/{marker}"])
+        raise
 
 
 def read_marker(objects: Objects, spec_id: str, segment: str) -> dict[str, Any]:
@@ -224,7 +332,7 @@ def read_parts(objects: Objects, segment: Segment) -> dict[int, Part]:
             parts[int(name.removesuffix(".json"))] = Part.from_json(objects.get_json(f"{segment.path}/parts/{name}"))
         except (StoreError, FileNotFoundError):  # half a note, or one that a second builder swept: the chunk is done again
             continue
-    return {chunk: part for chunk, part in parts.items() if chunk < segment.n_chunks}
+    return {chunk: part for chunk, part in parts.items() if chunk < segment.n_chunks and part.crc32c.keys() >= {*COMPUTED}}
 
 
 def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
@@ -237,31 +345,29 @@ def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
         rows = RowFacts(*(read_array(objects, f"{path}/{field.name}") for field in fields(RowFacts)))
         reason = read_array(objects, f"{path}/reason") if complete else None
     except StoreError:
-        if complete:
+        if complete and "segment.json" in objects.names(path):
             raise
-        return None  # interrupted before its facts were written
+        return None  # interrupted before its facts were written, or removed meanwhile
     return Holding(name, rows, reason)
 
 
-def _fact_layout(name: str, column: npt.NDArray[Any]) -> ArrayLayout:
-    dtype, long_name = FACTS[name]
-    dimensions = ("row", "byte")[: column.ndim]
-    return ArrayLayout(
-        column.shape, min(FACT_CHUNK_ROWS, len(column)), np.dtype(dtype), 0, dimensions, {"long_name": long_name}
-    )
+def column_layout(name: str, n_rows: int) -> ArrayLayout:
+    """The array of a fact of the rows, or of `reason`."""
+    dtype, long_name = FACTS.get(name, ("u1", "why the row was rejected; 0: it is valid"))
+    shape = (n_rows, DIGEST_BYTES) if name in DIGESTS else (n_rows,)
+    dimensions = ("row", "byte")[: len(shape)]
+    return ArrayLayout(shape, min(FACT_CHUNK_ROWS, n_rows), np.dtype(dtype), 0, dimensions, {"long_name": long_name})
 
 
-def _vector_layout(column: npt.NDArray[Any], long_name: str) -> ArrayLayout:
-    return ArrayLayout(column.shape, min(FACT_CHUNK_ROWS, len(column)), column.dtype, 0, ("row",), {"long_name": long_name})
-
-
-def _group(objects: Objects, segment: Segment, tensors: Iterable[str]) -> dict[str, Any]:
-    """Zarr metadata of the segment as a group, with that of its arrays inside: one request opens it."""
-    names = [*FACTS, "reason", *tensors]
-    return group_metadata(
-        {"spec": segment.spec.id, "segment": segment.segment},
-        {name: json.loads(objects.get(f"{segment.path}/{name}/zarr.json")) for name in names},
-    )
+def write_group(objects: Objects, segment: Segment, tensors: Iterable[str]) -> None:
+    """Write the Zarr metadata of the segment as a group, with that of its arrays inside: one request opens it."""
+    names = [*FACTS, REASON, *tensors]
+    attributes = {"spec": segment.spec.id, "segment": segment.segment}
+    try:
+        arrays = {name: json.loads(objects.get(f"{segment.path}/{name}/zarr.json")) for name in names}
+    except FileNotFoundError as error:  # gc that spares nothing for its age takes even what is being written
+        raise ServiceUnavailableError(f"{error}: features gc removed it meanwhile; run the same command again") from error
+    objects.put_json(f"{segment.path}/zarr.json", group_metadata(attributes, arrays))
 
 
 def group_metadata(attributes: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:

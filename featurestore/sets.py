@@ -6,6 +6,7 @@ manifest, no set.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.chunks import ArrayLayout, write_array
-from featurestore.errors import StoreError, UsageError
-from featurestore.manifest import Manifest
+from featurestore.dependencies import require_labels, require_whole
+from featurestore.errors import HeimdallError, StoreError, UsageError
+from featurestore.manifest import SCHEMA, Manifest
 from featurestore.objects import Objects
+from featurestore.removals import require_unannounced
 from featurestore.segments import group_metadata
 from featurestore.spec import ID_DIGITS, FeatureSpec
 
@@ -87,11 +90,12 @@ def resolve(objects: Objects, name: str) -> str:
 def read_pointer(objects: Objects, key: str) -> str | None:
     """The version in `latest.json` or a tag's file; `None` when there is no such file."""
     try:
-        return str(objects.get_json(key)["version"])
+        return str(json.loads(objects.get(key))["version"])
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{objects.location}/{key} names no version; restore it, or build again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        next_step = "build again" if key == f"{LATEST}.json" else "name the version again with 'features tag'"
+        raise StoreError(f"{objects.location}/{key} names no version ({error!r}); delete it, then {next_step}") from error
 
 
 def read_manifest(objects: Objects, version: str) -> Manifest:
@@ -112,12 +116,25 @@ def read_manifest(objects: Objects, version: str) -> Manifest:
 
 
 def has_set(objects: Objects, version: str) -> bool:
-    """Whether a version is published."""
+    """Whether a version is published. One whose manifest is damaged is not: building it again writes another.
+
+    Raises:
+        StoreError: when its manifest has another schema.
+    """
+    key = f"{set_path(version)}/zarr.json"
     try:
-        objects.get(f"{set_path(version)}/zarr.json")
-    except FileNotFoundError:
+        content = json.loads(objects.get(key))
+        attributes, arrays = content["attributes"], content["consolidated_metadata"]["metadata"]
+        schema, known = attributes["schema"], {field.name for field in fields(Labels)} <= set(arrays)
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return False
-    return True
+    try:
+        manifest = Manifest.from_json(attributes, f"{objects.location}/{key}")
+    except StoreError:
+        if schema != SCHEMA:
+            raise
+        return False
+    return known and manifest.version == version
 
 
 def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
@@ -163,7 +180,12 @@ def point(objects: Objects, version: str, tag: str | None = None) -> None:
 
 
 def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[str, list[int]], dict[str, Any]]:
-    """Write the label arrays of a set; returns the checksums of their chunks, and their metadata."""
+    """Write the label arrays of a set; returns the checksums of their chunks, and their metadata.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` is removing a set of that name.
+    """
+    require_unannounced(objects, [set_path(version)])
     crcs, metadata = {}, {}
     for field in fields(labels):
         column = getattr(labels, field.name)
@@ -181,15 +203,30 @@ def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[s
 
 
 def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[Rejected]) -> None:
-    """Write the list of rejected captures and, last, the manifest; one that exists stays as it is."""
+    """Write the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` removes what the set is made of meanwhile; it is not published then.
+    """
     path = set_path(manifest.version)
     objects.put_json(f"{path}/rejected.json", [asdict(entry) for entry in rejected])
-    objects.put_json(f"{path}/zarr.json", group_metadata(manifest.to_json(), label_metadata), create=True)
+    content = group_metadata(manifest.to_json(), label_metadata)
+    require_whole(objects, manifest)
+    created = objects.put_json(f"{path}/zarr.json", content, create=True)
+    if not created and not has_set(objects, manifest.version):
+        created = objects.put_json(f"{path}/zarr.json", content)
+    try:
+        require_whole(objects, manifest)  # see removals.py: gc may have begun meanwhile
+        require_labels(objects, manifest)
+    except HeimdallError:
+        if created:
+            objects.delete([f"{path}/zarr.json"])
+        raise
 
 
 def write_spec(objects: Objects, spec: FeatureSpec) -> None:
-    """Write `spec.json`: the canonical JSON itself, so that its SHA-256 begins with the spec's name."""
-    objects.put(f"specs/{spec.id}/spec.json", spec.canonical().encode())
+    """Write `spec.json`, unless it is there: the canonical JSON itself, so that its SHA-256 begins with the spec's name."""
+    objects.put_if_changed(f"specs/{spec.id}/spec.json", spec.canonical().encode())
 
 
 def read_spec(objects: Objects, spec_id: str) -> FeatureSpec:
@@ -203,7 +240,7 @@ def read_spec(objects: Objects, spec_id: str) -> FeatureSpec:
     try:
         spec = FeatureSpec.from_json(objects.get_json(key), name)
     except FileNotFoundError as error:
-        raise StoreError(f"{name} is missing; restore it, or build again") from error
+        raise StoreError(f"{name} is missing; build again with the same parameters, or restore it") from error
     if spec.id != spec_id:
-        raise StoreError(f"{name} holds spec {spec.id}; it is damaged, restore it")
+        raise StoreError(f"{name} holds spec {spec.id}; it is damaged: build again with the same parameters, or restore it")
     return spec

@@ -21,12 +21,13 @@ from featurestore.compute import (
     fit_chunk,
     normalize_chunk,
 )
+from featurestore.dependencies import removed
 from featurestore.moments import Moments, merge_all
 from featurestore.objects import Objects
 from featurestore.plan import Plan, SegmentUse
 from featurestore.progress import Progress
 from featurestore.rejection import Reason
-from featurestore.segments import Part, Rejected, Segment, features_name
+from featurestore.segments import COMPUTED, Part, Rejected, Segment, features_name
 from featurestore.split import Split
 
 REFIT_GROWTH = 2
@@ -112,7 +113,10 @@ class TensorBuild:
     def _open(self, use: SegmentUse) -> Batch:
         spec = self._plan.spec
         if use.reason is not None:
-            marker = on_disk.read_marker(self._objects, spec.id, use.segment)
+            try:
+                marker = on_disk.read_marker(self._objects, spec.id, use.segment)
+            except FileNotFoundError as error:  # it was there when the plan was made
+                raise removed(self._objects, f"{on_disk.segments_path(spec.id)}/{use.segment}") from error
             return Batch(use, on_disk.complete_segment(spec, marker), marker)
         segment = on_disk.begun_segment(self._objects, spec, use.segment, len(use.rows))
         parts = on_disk.read_parts(self._objects, segment)
@@ -247,10 +251,12 @@ class TensorBuild:
                     on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
                 continue
             parts = {
-                chunk: Part({"logmel": part.crc32c["logmel"], name: batch.crcs[chunk]}, part.rejected)
+                chunk: Part({**{kind: part.crc32c[kind] for kind in COMPUTED}, name: batch.crcs[chunk]}, part.rejected)
                 for chunk, part in batch.parts.items()
             }
             batch.marker = on_disk.finish(self._objects, batch.segment, parts)
+            if name not in batch.marker["chunks"]:  # another build completed it first, with a basis of its own
+                on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
 
     def _run(
         self,

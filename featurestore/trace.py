@@ -13,6 +13,7 @@ from featurestore.chunks import read_array
 from featurestore.errors import StoreError
 from featurestore.feature_set import FeatureSet
 from featurestore.objects import Location, Objects, open_objects
+from featurestore.progress import Progress, Silent
 from featurestore.segments import segments_path
 from featurestore.sets import LATEST, list_sets, read_pointer, read_tags, set_path
 from featurestore.snapshot import format_session
@@ -107,12 +108,13 @@ class Trace:
             yield f"{version}: not searched: {reason}"
 
 
-def trace(store: str, capture_id: int) -> Trace:
+def trace(store: str, capture_id: int, progress: Progress | None = None) -> Trace:
     """Search all feature sets of a store for a capture.
 
     Args:
         store: `s3://bucket/prefix`, `file:///dir` or a directory.
         capture_id: its id in the catalog.
+        progress: where to report.
 
     Raises:
         UsageError: when there is no such store.
@@ -129,7 +131,10 @@ def trace(store: str, capture_id: int) -> Trace:
     damaged = {version: str(error) for version, error in unreadable.items()}
     held: dict[str, _Held] = {}
     found = []
+    progress = progress or Silent()
+    progress.start("search", len(manifests), "feature sets")
     for manifest in manifests:
+        progress.advance(1)
         try:
             opened = FeatureSet(objects, manifest)
             for ref in manifest.segments:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from featurestore.corpus.samples import RAW_FORMATS, NumberFormat, Recording, re
 from featurestore.corpus.sigmf_files import ARCHIVE, DATA, META, read_sigmf
 from featurestore.corpus.wav import read_wav
 from featurestore.errors import DataQualityError
+from featurestore.npy_header import HEADER_LIMIT_BYTES, HeaderError, brief, parse_npy_header
 
 SUFFIXES = {
     ".npy": "npy",
@@ -76,17 +76,29 @@ def _guess(path: Path) -> str:
 
 def _read_npy(path: Path) -> Recording:
     """1-D complex, or (n, 2) components of integers or floats."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_LIMIT_BYTES)
     try:
-        stored: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, TypeError, SyntaxError, TokenError, EOFError, OverflowError) as error:  # numpy parses it as Python
-        reason = " ".join(str(error).split())[:200]
-        raise DataQualityError(f"is no .npy of plain numbers ({reason}); write it with numpy.save, never pickled") from error
-    if stored.ndim == 1 and stored.dtype.kind == "c":
-        return Recording(stored)
-    by_type = {np.dtype(number.dtype): number for number in RAW_FORMATS.values()}
-    number = by_type.get(stored.dtype.newbyteorder("<"))
-    if stored.ndim == 2 and stored.shape[1] == 2 and number is not None:
-        return Recording(stored, NumberFormat(stored.dtype.str, number.zero, number.full_scale))
-    raise DataQualityError(
-        f"holds {stored.dtype} of shape {stored.shape}; expected complex of shape (n,), or integers or floats of shape (n, 2)"
-    )
+        header = parse_npy_header(head)
+    except HeaderError as error:
+        raise DataQualityError(f"is no .npy of plain numbers: {error}; write it with numpy.save, never pickled") from error
+    dtype, shape = header.dtype, header.shape
+    if dtype.hasobject:
+        raise DataQualityError("is no .npy of plain numbers: it holds pickled Python objects; write it with numpy.save")
+    number = {np.dtype(known.dtype): known for known in RAW_FORMATS.values()}.get(dtype.newbyteorder("<"))
+    pairs = len(shape) == 2 and shape[1] == 2 and number is not None
+    if not pairs and not (len(shape) == 1 and dtype.kind == "c"):
+        raise DataQualityError(
+            f"holds {brief(dtype)} of shape {brief(shape)}; expected complex of shape (n,), or integers or floats of shape "
+            "(n, 2)"
+        )
+    there = (path.stat().st_size - header.n_bytes) // (dtype.itemsize * (2 if pairs else 1))
+    if not 0 <= shape[0] <= there:
+        raise DataQualityError(
+            f"is truncated: its header promises {brief(shape[0])} samples, and {there} are there; copy it again"
+        )
+    if shape[0] == 0:
+        raise DataQualityError("holds no samples")
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    stored: npt.NDArray[Any] = np.memmap(path, dtype, mode="r", offset=header.n_bytes, shape=shape, order=order)
+    return Recording(stored, NumberFormat(dtype.str, number.zero, number.full_scale)) if pairs and number else Recording(stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,8 @@ def write_capture(objects: Objects, key: str, samples: Complex) -> tuple[bool, i
 def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work: tuple[Label, UUID]) -> _Outcome:
     label, session = work
     path = directory / label.file
+    if not _within(path, directory):
+        return _Outcome(reason=f"is not in {directory}; labels name files below the directory of recordings only")
     outcome = _Outcome()
     try:
         recording = read_recording(path, label.format)
@@ -150,7 +153,7 @@ def _settle_sessions(directory: Path, labels: list[Label], jobs: int, progress: 
     unnamed = [label for label in labels if label.session_id is None]
     if unnamed:
         progress.start("hash", len(unnamed), "recordings")
-    contents = _in_order(lambda label: _content_session(directory / label.file), unnamed, jobs)
+    contents = _in_order(lambda label: _content_session(directory / label.file, directory), unnamed, jobs)
     sessions = []
     for label in labels:
         sessions.append(label.session_id or next(contents))
@@ -159,7 +162,14 @@ def _settle_sessions(directory: Path, labels: list[Label], jobs: int, progress: 
     return sessions
 
 
-def _content_session(path: Path) -> UUID:
+def _within(path: Path, directory: Path) -> bool:
+    """Whether a label's file is below the directory; a link there may lead elsewhere, whoever made it may do that."""
+    return Path(os.path.abspath(path)).is_relative_to(Path(os.path.abspath(directory)))  # noqa: PTH100 - follows no links
+
+
+def _content_session(path: Path, directory: Path) -> UUID:
+    if not (_within(path, directory) and os.path.isfile(path)):  # noqa: PTH113 - never raises; reported when it is read
+        return parse_session(f"absent:{path.name}")
     try:
         with path.open("rb") as file:
             return parse_session(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

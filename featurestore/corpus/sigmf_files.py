@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import tarfile
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +15,12 @@ import numpy as np
 from featurestore.corpus.samples import RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.corpus.times import parse_time
 from featurestore.errors import DataQualityError
+from featurestore.npy_header import brief
 
 META, DATA, ARCHIVE = ".sigmf-meta", ".sigmf-data", ".sigmf"
 MAX_META_BYTES = 64 << 20
+MAX_MEMBERS = 1000
+"""Of an archive; one recording has two."""
 
 
 def read_sigmf(path: Path) -> Recording:
@@ -45,7 +50,7 @@ def _find_data(path: Path, meta_path: Path, meta: dict[str, Any]) -> tuple[Path,
     named = meta["global"].get("core:dataset")
     if path != meta_path:
         odd = isinstance(named, str) and named != path.name
-        return path, [f"the metadata names the dataset {named}; {path.name} is read"] if odd else []
+        return path, [f"the metadata names the dataset {named!r}; {path.name} is read"] if odd else []
     raw = [path.with_suffix(f".{name}") for name in RAW_FORMATS]
     # Only the name, never a path: metadata from elsewhere must not choose files outside its folder.
     candidates = [path.with_name(Path(named).name)] if isinstance(named, str) and Path(named).name else []
@@ -97,7 +102,7 @@ def _number(header: dict[str, Any]) -> NumberFormat:
     name = header.get("core:datatype")
     channels = header.get("core:num_channels", 1)
     if channels != 1:
-        raise DataQualityError(f"holds {channels} channels; expected one: split it first")
+        raise DataQualityError(f"holds {channels!r} channels; expected one: split it first")
     try:
         info = sigmf.sigmffile.dtype_info(name)
     except (SigMFError, AttributeError, TypeError, IndexError) as error:
@@ -121,22 +126,44 @@ def _check_hash(header: dict[str, Any], data_path: Path, start: int, n_bytes: in
 
 def _read_archive(path: Path) -> Recording:
     """The one recording of an uncompressed SigMF archive (tar), its dataset mapped in place."""
-    try:
-        with tarfile.open(path, "r:") as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
-            metas = [member for member in members if member.name.endswith(META)]
-            datas = [member for member in members if member.name.endswith(DATA)]
-            if len(metas) != 1 or len(datas) != 1 or metas[0].size > MAX_META_BYTES:
-                raise DataQualityError(
-                    f"holds {len(metas)} metadata and {len(datas)} data files; expected one of each: unpack it"
-                )
-            text = archive.extractfile(metas[0])
-            meta = _parse(text.read() if text else b"")
-    except tarfile.TarError as error:
-        raise DataQualityError(f"is no SigMF archive ({error})") from error
+    with _WithinFile(io.FileIO(path)) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                members = _files(archive, path.stat().st_size)
+                metas = [member for member in members if member.name.endswith(META)]
+                datas = [member for member in members if member.name.endswith(DATA)]
+                if len(metas) != 1 or len(datas) != 1 or metas[0].size > MAX_META_BYTES:
+                    raise DataQualityError(
+                        f"holds {len(metas)} metadata and {len(datas)} data files; expected one of each: unpack it"
+                    )
+                text = archive.extractfile(metas[0])
+                meta = _parse(text.read() if text else b"")
+        except DataQualityError:
+            raise
+        except Exception as error:  # tarfile raises ValueError, MemoryError and others, too, for damaged headers
+            raise DataQualityError(f"is no SigMF archive ({brief(str(error) or type(error).__name__)})") from error
     if datas[0].offset_data + datas[0].size > path.stat().st_size:
         raise DataQualityError("is truncated: the archive ends before its dataset does; copy it again")
     return _build(meta, path, datas[0].offset_data, datas[0].size, [])
+
+
+class _WithinFile(io.BufferedReader):
+    """A file for `tarfile`, which allocates what headers promise before it reads: nobody reads beyond the end here."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most what is left."""
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _files(archive: tarfile.TarFile, size_bytes: int) -> list[tarfile.TarInfo]:
+    """The files of an archive; negative sizes could lead back to a member again and again."""
+    members: list[tarfile.TarInfo] = []
+    for member in archive:
+        if not 0 <= member.size <= size_bytes or len(members) >= MAX_MEMBERS:
+            raise DataQualityError(f"has a member of {brief(member.size)} bytes, or more than {MAX_MEMBERS:,}; it is damaged")
+        members.append(member)
+    return [member for member in members if member.isfile()]
 
 
 def _number_or_none(value: object) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Destination:
     """Where a corpus goes: raw location, catalog, and the file for the truth (`None`: an object in the raw location)."""
 
     raw: Location
-    catalog: str
+    catalog: str = field(repr=False)  # it may hold a password
     truth: Path | None = None
 
 

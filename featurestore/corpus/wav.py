@@ -6,6 +6,7 @@ nothing of `kiwi`. Layout: Microsoft RIFF/WAVE, RF64 by EBU Tech 3306, kiwirecor
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from featurestore.errors import DataQualityError
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 STREAMED_SIZES = (0, 0xFFFFFFFF)
 """What programs that write to a pipe, and RF64, put where the size belongs."""
+
+CHUNKS_OF_ANY_SIZE = 10_000
+LEAST_MEAN_CHUNK_BYTES = 256
+"""Of more chunks than that: what is kept of one takes about as much. KiwiSDR's hold 2 KB and more."""
 
 NUMBERS = {
     # WAV's 8 bits are unsigned around 128; its wider integers are signed.
@@ -96,7 +101,13 @@ def _walk(file: npt.NDArray[np.uint8]) -> Iterator[Chunk]:
     buffer = file.data
     streamed = struct.unpack_from("<I", buffer, 4)[0] in STREAMED_SIZES
     place = 12
-    while place + 8 <= len(buffer):
+    for count in itertools.count():
+        if place + 8 > len(buffer):
+            return
+        if count > CHUNKS_OF_ANY_SIZE and place < LEAST_MEAN_CHUNK_BYTES * count:
+            raise DataQualityError(
+                f"is cut into {count:,} chunks within its first {place:,} bytes; it is damaged, or meant to waste memory"
+            )
         name, declared = struct.unpack_from("<4sI", buffer, place)
         rest = len(buffer) - place - 8
         endless = name == b"data" and (declared == 0xFFFFFFFF or (streamed and declared == 0))

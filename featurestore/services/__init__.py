@@ -34,8 +34,8 @@ SHADOWING = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "PGHOSTADDR", "PGSERVICE", "PGP
 class Settings:
     """What a directory of services keeps from one start to the next; ports change only when they are taken."""
 
-    password: str = field(default_factory=lambda: secrets.token_hex(12))
-    secret_key: str = field(default_factory=lambda: secrets.token_hex(20))
+    password: str = field(default_factory=lambda: secrets.token_hex(12), repr=False)
+    secret_key: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
     postgres_port: int = 0
     s3_port: int = 0
 

@@ -28,7 +28,7 @@ class Command:
 
     words: list[str]
     stop_signal: signal.Signals = signal.SIGTERM
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # it may hold keys
 
 
 @dataclass(frozen=True)

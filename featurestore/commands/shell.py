@@ -1,0 +1,91 @@
+"""What commands share: how they end and print, and the options that several of them have."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from featurestore.errors import HeimdallError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HEIMDALL", "max_content_width": 110}
+
+
+class Group(click.Group):
+    """A group whose commands end with one clear line and the right exit code, never with a traceback, on our errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _ended_by_sigterm():
+                return super().invoke(ctx)
+        except HeimdallError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt as interrupt:
+            fail(
+                "interrupted; run the same command again to go on from here", 143 if isinstance(interrupt, _Terminated) else 130
+            )
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, but for the exit code."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command in order, with all that it has started: by itself, Python would just be gone."""
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # no place for handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """Print one line on stderr and leave."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Print a result: as one JSON object, or by `show`."""
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    else:
+        show(result)
+
+
+def share_cores() -> None:
+    """Let torch's idle threads sleep instead of spinning; to be called before torch is imported.
+
+    The threads of the stream need the cores: beside other work, training on two cores takes a sixth of the time (docs/log.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# Options that several commands have.
+CATALOG = click.option(
+    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
+)
+RAW_TO = click.option(
+    "--raw", required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+STORE = click.option(
+    "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
