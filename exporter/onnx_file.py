@@ -14,7 +14,7 @@ import torch
 from onnx import ModelProto
 
 from exporter.metadata import GraphInfo
-from featurestore.errors import UsageError
+from featurestore.errors import UsageError, first_line
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; the megabyte is for the graph around the weights."""
@@ -126,8 +126,7 @@ def check(model: ModelProto, name: str) -> None:
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{name} is no valid ONNX model ({reason}); export it again") from error
+        raise UsageError(f"{name} is no valid ONNX model ({first_line(error)}); export it again") from error
     for output in inferred.graph.output:
         if len(output.type.tensor_type.shape.dim) != 2:
             raise UsageError(f"output {output.name} of {name} has no known shape; wanted (batch, 2): export it again")

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from exporter.metadata import GraphInfo
 from exporter.rows import Rows, read_rows
 from exporter.session import open_session, run
-from featurestore.captures import DTYPES, HEADER_LIMIT_BYTES, Samples, check_samples, header_bytes, parse_header
+from featurestore.captures import DTYPES, Samples, check_samples, parse_header
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.feature_set import FeatureSet
+from featurestore.npy_header import HEADER_LIMIT_BYTES, header_bytes
 from featurestore.rejection import Rejection
 from featurestore.split import Split
 

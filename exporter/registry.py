@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.release import MODEL, Release
-from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
-from trainer.tracker_address import knock, reason, without_password
+from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError, first_line
+from featurestore.redaction import without_credentials
+from trainer.tracker_address import knock
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 TAGS = ("feature_set", "spec", "basis", "backbone", "precision", "checkpoint_sha256")
 """Of `Release.about`, told to the registry as they are."""
+
+MODEL_NAME = re.compile(r"[^'\"`\\%\x00-\x1f\x7f]{1,200}")
+"""What MLflow's searches, whose conditions quote the name, can take; what else is no name, MLflow says itself."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,20 @@ class RegistryRequest:
     Attributes:
         uri: of MLflow: `sqlite:///FILE`, `postgresql+psycopg://…`, `http://…`.
         model: name of the registered model; created when there is none.
+
+    Raises:
+        UsageError: when the model cannot have this name.
     """
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: str = field(default="sqlite:///mlflow.db", repr=False)  # it may hold a password
     model: str = "heimdall"
+
+    def __post_init__(self) -> None:
+        if not MODEL_NAME.fullmatch(self.model):
+            raise UsageError(
+                f"--model-name is {self.model[:200]!r}; wanted up to 200 characters, without quotes, backslashes, % and "
+                "control characters"
+            )
 
 
 class Registry:
@@ -123,7 +138,7 @@ class Registry:
         """Our errors for whatever MLflow's client raises."""
         from mlflow.exceptions import MlflowException
 
-        where = without_password(self.request.uri)
+        where = without_credentials(self.request.uri)
         try:
             yield
         except HeimdallError:
@@ -131,7 +146,7 @@ class Registry:
         except MlflowException as error:
             if error.get_http_status_code() < 500:  # type: ignore[no-untyped-call]  # MLflow annotates most, not this
                 raise StoreError(
-                    f"MLflow at {where} refuses model {self.request.model!r} ({reason(error)}); correct --model-name or "
+                    f"MLflow at {where} refuses model {self.request.model!r} ({first_line(error)}); correct --model-name or "
                     "--registry-uri, or use --no-registry"
                 ) from error
             raise ServiceUnavailableError(_silent(where, error)) from error
@@ -154,13 +169,13 @@ def open_registry(request: RegistryRequest) -> Registry:
     except HeimdallError:
         raise
     except Exception as error:
-        raise ServiceUnavailableError(_silent(without_password(request.uri), error)) from error
+        raise ServiceUnavailableError(_silent(without_credentials(request.uri), error)) from error
     registry.aliases()  # creates its tables, if need be, before anything else is done
     return registry
 
 
 def _silent(where: str, error: Exception) -> str:
-    return f"MLflow at {where} does not answer ({reason(error)}); check --registry-uri, or use --no-registry"
+    return f"MLflow at {where} does not answer ({first_line(error)}); check --registry-uri, or use --no-registry"
 
 
 def tags_of(release: Release) -> dict[str, str]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from featurestore.errors import UsageError
+from featurestore.errors import UsageError, first_line
+from featurestore.progress import Progress
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log level: its warnings are about its own optimizer."""
@@ -42,10 +43,9 @@ def open_session(source: Path | str | bytes, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UsageError(
             f"{name} is damaged, cut short, no ONNX model, or needs another ONNX Runtime than {onnxruntime.__version__} "
-            f"({reason}); fetch it again, or pip install --upgrade onnxruntime"
+            f"({first_line(error)}); fetch it again, or pip install --upgrade onnxruntime"
         ) from error
 
 
@@ -56,13 +56,14 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"model {path} cannot be read ({error.strerror}); give a .onnx file that exists") from error
 
 
-def run(session: Any, values: npt.NDArray[np.float32], batch_size: int) -> Outputs:
+def run(session: Any, values: npt.NDArray[np.float32], batch_size: int, progress: Progress | None = None) -> Outputs:
     """The outputs of all rows, so many at a time.
 
     Args:
         session: of a graph with one input, and positions and uncertainties as outputs.
         values: (n, …) float32.
         batch_size: rows of one call.
+        progress: is told of rows.
 
     Returns:
         (n, 2) float64 degrees and (n, 2) float32 metres.
@@ -72,6 +73,8 @@ def run(session: Any, values: npt.NDArray[np.float32], batch_size: int) -> Outpu
     for start in range(0, len(values), batch_size):
         part = slice(start, start + batch_size)
         positions[part], uncertainties[part] = session.run(None, {name: values[part]})
+        if progress is not None:
+            progress.advance(len(values[part]))
     return positions, uncertainties
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featurestore.errors import UsageError
+from featurestore.errors import UsageError, first_line
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.objects import Location, open_objects
 from featurestore.spec import FeatureSpec, differing_fields
@@ -184,9 +184,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
             "only checkpoints that heimdall train wrote are read"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"{name} is damaged, cut short or no checkpoint ({reason}); wanted a whole one: fetch it again"
+            f"{name} is damaged, cut short or no checkpoint ({first_line(error)}); wanted a whole one: fetch it again"
         ) from error
     try:
         parameters, weights = content["hyper_parameters"], content["state_dict"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.chunks import CRC_BYTES, ArrayLayout, decode_chunk, read_array
+from featurestore.chunks import CRC_BYTES, REPAIR, ArrayLayout, decode_chunk, read_array
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.feature_set import FeatureSet
 from featurestore.objects import ReadBytes
@@ -171,7 +171,7 @@ class ChunkSource:
                 n_bytes += len(data)
                 rows: Tensors = decode_chunk(data, layout, url, self._crcs[segment][chunk])
             except FileNotFoundError:
-                failed = f"{url} is missing; restore it, or build its segment again"
+                failed = f"{url} is missing; {REPAIR}"
             except StoreError as error:
                 failed = str(error)
             else:

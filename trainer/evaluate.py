@@ -14,6 +14,7 @@ import torch
 from featurestore.errors import StoreError, UsageError
 from featurestore.feature_set import FeatureSet
 from featurestore.progress import Progress, Silent
+from featurestore.report import page
 from featurestore.sets import read_manifest
 from featurestore.split import Split, count_splits
 from trainer import plots
@@ -25,6 +26,7 @@ from trainer.evaluation import Evaluation
 from trainer.geometry import Float64
 from trainer.metrics import Int64, Predictions, measure
 from trainer.predictions import columns, require_directory, require_format, whole_file, write_predictions
+from trainer.report import describe_evaluation
 
 SPLITS = ("train", "val", "test")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,6 +46,8 @@ class EvaluateRequest:
         k: neighbours of the baseline; 0 leaves it out.
         out: directory for plots and `metrics.json`.
         predictions: file for one row per prediction, `.parquet` or `.csv`.
+        html: file for the report.
+        tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
         device: auto takes a GPU when there is one.
 
     Raises:
@@ -59,6 +63,8 @@ class EvaluateRequest:
     k: int = 5
     out: Path | None = None
     predictions: Path | None = None
+    html: Path | None = None
+    tracking_uri: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -130,6 +136,9 @@ def _require_outputs(request: EvaluateRequest) -> None:
         require_directory(request.predictions.parent)
     if request.out is not None:
         require_directory(request.out)
+        plots.require_matplotlib()
+    if request.html is not None:
+        page.require_place(request.html)
         plots.require_matplotlib()
 
 
@@ -203,3 +212,6 @@ def _write(found: Evaluation, feature_set: FeatureSet, request: EvaluateRequest)
         with whole_file(metrics) as file:
             file.write((json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
         yield metrics
+    if request.html is not None:
+        describe_evaluation(found, feature_set, request.tracking_uri).save(request.html)
+        yield request.html

@@ -68,14 +68,15 @@ class Evaluation:
         yield f"{self.checkpoint.source} ({network})"
         yield f"on the {self.split} split of feature set {self.version}: {len(self.row):,} rows"
         yield ""
-        yield from _table(self._comparison())
+        yield from _table(self.comparison())
         for title, name in (("receiver", "by_receiver"), ("SNR", "by_snr")):
             yield ""
-            yield from _table(_by_group(title, self.metrics[name]))
+            yield from _table(by_group(title, self.metrics[name]))
         for part in ([f"note: {note}" for note in self.notes], [f"wrote {path}" for path in self.files]):
             yield from ["", *part] if part else []
 
-    def _comparison(self) -> Iterator[Sequence[str]]:
+    def comparison(self) -> Iterator[Sequence[str]]:
+        """Network and baselines, row by row; the first one names the columns."""
         found = self.metrics
         errors = [found, *(baseline.to_json(self.thresholds_m) for baseline in self.baselines.values())]
         yield ["", "network", *(baseline.label for baseline in self.baselines.values())]
@@ -91,7 +92,8 @@ class Evaluation:
         yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
 
 
-def _by_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
+def by_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
+    """Metrics of groups of rows, row by row; the first one names the columns."""
     yield [title, "rows", "mean, km", "median", "p68", "p90", "p95", "expected", "in 1 σ", "in 2 σ", "NLL"]
     for name, found in groups.items():
         errors = [_km(found[f"error_{key}_m"]) for key in ("mean", "median", "p68", "p90", "p95")]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featurestore.errors import ServiceUnavailableError, UsageError
+from featurestore.errors import ServiceUnavailableError, UsageError, first_line
 from featurestore.spec import differing_fields
 from trainer.loss import bounded_sigma
 from trainer.torchvision_ops import declare_missing_ops
@@ -255,7 +255,7 @@ def _create_backbone(spec: NetworkSpec, *, pretrained: bool) -> nn.Module:
             spec.timm_name, pretrained=pretrained, in_chans=CHANNELS, num_classes=0, drop_path_rate=spec.drop_path
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = first_line(error)
         raise ServiceUnavailableError(
             f"the hub with timm's pretrained weights of {spec.timm_name} does not answer ({cause}); try again where it can be "
             "reached, or fetch the model's .safetensors there and give it with --weights"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from featurestore.errors import HeimdallError, UsageError
+from featurestore.errors import HeimdallError, UsageError, first_line
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
@@ -32,12 +32,15 @@ GRADIENT_CLIP = 1.0
 BEST_CHECKPOINTS = 3
 
 
-def fit(request: TrainRequest, progress: Progress | None = None) -> TrainReport | None:
+def fit(
+    request: TrainRequest, progress: Progress | None = None, watchers: Sequence[callbacks.Callback] = ()
+) -> TrainReport | None:
     """Train a network on a feature set.
 
     Args:
         request: what, on what, and where to.
         progress: told of epochs and steps; silent without.
+        watchers: more callbacks for Lightning.
 
     Returns:
         What came out; `None` on all ranks but the first.
@@ -52,14 +55,15 @@ def fit(request: TrainRequest, progress: Progress | None = None) -> TrainReport 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of hardware and of their maker's products
     is_first = getattr(lightning.pytorch.utilities.rank_zero_only, "rank", 0) == 0
-    return _Training(request, (progress if is_first else None) or Silent()).run()
+    return _Training(request, (progress if is_first else None) or Silent(), watchers).run()
 
 
 class _Training:
     """One training: its parts, made in the order in which they need each other."""
 
-    def __init__(self, request: TrainRequest, progress: Progress) -> None:
+    def __init__(self, request: TrainRequest, progress: Progress, more_watchers: Sequence[callbacks.Callback]) -> None:
         self._request = request
+        self._more_watchers = more_watchers
         self._progress = progress
         self._resumed = _resumed(request, progress.say)
         self._feature_set = open_set(request.store, request.version)
@@ -103,7 +107,7 @@ class _Training:
                 "go on with more --epochs, or begin a new one in another --dir"
             )
         urls = None if self._uploads is None else self._uploads.finish(self._request.last)
-        if self._tracker is not None:
+        if self._tracker is not None and self._tracker.keeps_files:
             self._tell(self._tracker, urls)
         return self._report(time.monotonic() - began, urls)
 
@@ -115,7 +119,7 @@ class _Training:
         else:
             tracker.set_tags({"checkpoint.best": urls["best"], "checkpoint.last": urls["last"]})
         with TemporaryDirectory() as name:
-            wanted = EvaluateRequest(str(best), self._request.store, self._request.version, k=0, out=Path(name))
+            wanted = EvaluateRequest(str(best), self._request.store, self._feature_set.version, k=0, out=Path(name))
             evaluate(wanted, self._progress)
             tracker.log_files(sorted(Path(name).iterdir()), "evaluation")
 
@@ -181,6 +185,7 @@ class _Training:
             DataWait(self._progress.say),
             EpochProgress(self._progress),
             StopOnSignal(request.last, self._progress.say),
+            *self._more_watchers,
             self._best,
             self._last,
         ]
@@ -208,7 +213,7 @@ class _Training:
         except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
             raise UsageError(
                 f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} cannot "
-                f"be had here ({str(error).splitlines()[0]}); leave them out to take what there is"
+                f"be had here ({first_line(error)}); leave them out to take what there is"
             ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from featurestore.errors import UsageError
+from featurestore.redaction import without_credentials
 
 PATIENCE_S = 5
 """For the first answer of a tracker."""
@@ -32,7 +33,7 @@ def knock(uri: str, option: str = "--tracking-uri") -> None:
                 os.environ[variable.name] = str(value)
         requests.get(uri, timeout=PATIENCE_S)
     elif scheme == "postgresql":
-        raise UsageError(f"{option} {without_password(uri)} names no driver; write postgresql+psycopg://…")
+        raise UsageError(f"{option} {without_credentials(uri)} names no driver; write postgresql+psycopg://…")
     elif scheme.partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql"):
         import sqlalchemy
 
@@ -43,18 +44,6 @@ def knock(uri: str, option: str = "--tracking-uri") -> None:
             engine.dispose()
     elif scheme not in ("databricks", "uc"):
         raise UsageError(
-            f"{option} {without_password(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
+            f"{option} {without_credentials(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
             "postgresql+psycopg://USER@HOST/DATABASE or http://HOST:PORT"
         )
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

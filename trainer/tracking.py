@@ -6,15 +6,17 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import ServiceUnavailableError, UsageError
+from featurestore.errors import ServiceUnavailableError, UsageError, first_line
 from featurestore.feature_set import FeatureSet
+from featurestore.location import CREDENTIALS_ELSEWHERE
+from featurestore.redaction import require_no_credentials, without_credentials
 from featurestore.software import versions
 from trainer.engine import callbacks, lightning, loggers
-from trainer.tracker_address import knock, reason, without_password
+from trainer.tracker_address import knock
 
 PAUSE_S = 60.0
 """A tracker that failed is left alone so long: each attempt may hold training up."""
@@ -31,12 +33,20 @@ class TrackingRequest:
         run_name: `None` lets MLflow draw one.
         artifacts: where a new experiment keeps files, as `s3://bucket/prefix`; `None`: beside an SQLite file, else where the
             tracking server keeps them.
+        parent: run of which this one is a part, as a trial is of a sweep.
+        files: keep checkpoints and pictures with the run.
     """
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: str = field(default="sqlite:///mlflow.db", repr=False)  # it may hold a password
     experiment: str = "heimdall"
     run_name: str | None = None
     artifacts: str | None = None
+    parent: str | None = None
+    files: bool = True
+
+    def __post_init__(self) -> None:
+        if self.artifacts is not None:  # MLflow keeps it, as it is, with the experiment
+            require_no_credentials(self.artifacts, "--artifacts", CREDENTIALS_ELSEWHERE)
 
     @property
     def artifact_location(self) -> str | None:
@@ -63,7 +73,9 @@ class Tracker(loggers.MLFlowLogger):
             tracking_uri=request.uri,
             run_id=run_id,
             artifact_location=request.artifact_location,
+            tags=None if request.parent is None else {"mlflow.parentRunId": request.parent},
         )
+        self.keeps_files = request.files
         self._say = say
         self._quiet_until = 0.0
 
@@ -109,7 +121,9 @@ class Tracker(loggers.MLFlowLogger):
             act()
         except Exception as error:  # noqa: BLE001 - whatever the tracker's client raises, the epochs are worth more
             if not self._quiet_until:
-                self._say(f"warning: MLflow does not take everything any more ({reason(error)}); training goes on without it")
+                self._say(
+                    f"warning: MLflow does not take everything any more ({first_line(error)}); training goes on without it"
+                )
             self._quiet_until = time.monotonic() + PAUSE_S
 
 
@@ -140,7 +154,7 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
 
     for name in ("alembic", "mlflow", "lightning.pytorch.loggers.mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every table and experiment that they create
-    where = without_password(request.uri)
+    where = without_credentials(request.uri)
     try:
         knock(request.uri)
         tracker = Tracker(request, run_id, say)
@@ -155,6 +169,6 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
         raise
     except Exception as error:
         raise ServiceUnavailableError(
-            f"MLflow at {where} does not answer ({reason(error)}); check --tracking-uri, or use --no-tracking"
+            f"MLflow at {where} does not answer ({first_line(error)}); check --tracking-uri, or use --no-tracking"
         ) from error
     return tracker
