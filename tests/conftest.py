@@ -15,8 +15,18 @@ from psycopg import sql
 from featurestore.catalog import create_table
 from featurestore.services import SHADOWING, Running, postgres, running
 
+pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it gives at the end
+
 # Before anything imports torch: tests run beside each other, and its idle threads would spin (docs/log.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+LONG = ("test_demo", "test_secrets", "test_kills", "test_export_cli", "test_sweep", "test_build_services", "test_network")
+"""Files to begin with, the longest first: begun last, one would keep one process busy while the others have nothing left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,23 @@ def test_bytes_read_are_those_of_headers_and_windows(corpus: Corpus) -> None:
     assert corpus.build().bytes_read == 24 * (128 + 16 * SMALL.span)
 
 
+def test_rows_of_equal_content_are_told(corpus: Corpus) -> None:
+    corpus.add(*range(8))
+    corpus.add(8, broken="silent")
+    np.save(corpus.raw.directory / corpus.key(5, 2), corpus.samples(3, 1))
+    corpus.build(max_rejected_fraction=0.5)
+    opened = open_plainly(corpus.store.directory)
+    (segment,) = corpus.store.directory.glob("specs/*/segments/*")
+    content = zarr.open_array(segment / "content", mode="r")[:]
+    tensors = [row.tobytes() for row in opened.logmel]
+    equal = {(i, j) for i in range(27) for j in range(i) if (content[i] == content[j]).all() and content[i].any()}
+    assert equal == {
+        (i, j) for i in range(27) for j in range(i) if tensors[i] == tensors[j] and np.isfinite(opened.logmel[i]).all()
+    }
+    assert len(equal) == 1
+    assert (~content.any(axis=1) == (opened.columns["reason"] > 0)).all()
+
+
 def test_building_again_does_nothing(corpus: Corpus) -> None:
     corpus.add(*range(5))
     first = corpus.build()

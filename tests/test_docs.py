@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from cli import main
+from featurestore.rows import CHUNK_ROWS
+from featurestore.spec import FeatureSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -33,6 +37,42 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         options = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]} | {"--help"}
         used = {word.split("=")[0].rstrip(",.;:)'\"") for word in rest if word.startswith("--")}
         assert used <= options, (words, used - options)
+
+
+def test_the_page_of_commands_is_what_they_print() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", "import cli_page; print(cli_page.page(), end='')"],
+        capture_output=True, text=True, check=True, cwd=ROOT / "docs",
+    ).stdout  # fmt: skip
+    assert (ROOT / "docs" / "cli.md").read_text() == shown, "run 'make docs', and commit docs/cli.md"
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = set(re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    assert listed == {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+def test_the_arithmetic_of_the_physics_page_gives_what_it_says() -> None:
+    text = (ROOT / "docs" / "physics.md").read_text()
+    ((code, output),) = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == output
+    prose = text.partition(output)[2]
+    for number in ("a factor of 1.64", "factor of 2.05", "0.042 dB", "91 ns", "27 m of path", "2.67 ms", "799 km", "1.56 km"):
+        assert number in prose, number
+        assert number.split()[0 if number[0].isdigit() else -1] in output, number
+
+
+def test_the_sizes_on_the_operations_page_follow_from_the_defaults() -> None:
+    text, spec, rows = (ROOT / "docs" / "operations.md").read_text(), FeatureSpec(), 10_000_000
+    values = 3 * spec.n_mels * spec.n_frames
+    for name, per_row, total in (
+        ("`logmel` (float32)", values * 4, f"{values * 4 * rows / 1e9:.0f} GB"),
+        ("`features` (float16), per basis", values * 2, f"{values * 2 * rows / 1e9:.0f} GB"),
+    ):
+        assert f"| {name} | {per_row / 1e3:.1f} kB | {total} |" in text
+    assert f"| read of it by a build | {16 * spec.span / 1e3:.0f} kB | {16 * spec.span * rows / 1e12:.2f} TB |" in text
+    assert f"three arrays | | {-(-rows // CHUNK_ROWS) * 3:,} |" in text
 
 
 def test_make_targets_that_are_named_exist() -> None:

@@ -14,7 +14,21 @@ import pytest
 from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"mel", "moments", "plan", "rows", "split", "spec", "snapshot", "rejection", "manifest", "quality"}
+PURE = {
+    "mel",
+    "moments",
+    "plan",
+    "rows",
+    "split",
+    "spec",
+    "snapshot",
+    "rejection",
+    "manifest",
+    "quality",
+    "auditing/audit",
+    "auditing/equality",
+    "auditing/findings",
+}
 IO = {"boto3", "obstore", "psycopg", "zarr", "dask", "distributed", "os", "pathlib", "socket", "subprocess"}
 FORBIDDEN = {
     "featurestore": {"torch", "lightning", "timm", "mlflow", "onnx", "trainer", "exporter", "cli"},

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import obstore
 import pytest
 
 from featurestore import objects as objects_module
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError
 from featurestore.objects import Location, Objects, open_objects
+from featurestore.patience import Patience
 from featurestore.services import Running
 
 ODD_KEY = "a b/ü #?%20+&=/c.npy"
@@ -116,7 +118,7 @@ def test_listing(objects: Objects) -> None:
     found = {info.key: info for info in objects.walk()}
     assert {key: info.size_bytes for key, info in found.items()} == {"a/x": 3, "a/b/y": 5, "ab/z": 4, "top": 3}
     assert all(before <= info.modified <= datetime.now(UTC) + timedelta(seconds=2) for info in found.values())
-    assert all(info.etag for info in found.values())
+    assert all(bool(info.etag) != objects.location.is_local for info in found.values())
     assert {info.key for info in objects.walk("a")} == {"a/x", "a/b/y"}  # whole segments: "ab" is not below "a"
     assert list(objects.walk("nothing")) == []
     assert objects.names() == ["a", "ab", "top"]
@@ -256,6 +258,14 @@ def test_servers_that_do_not_serve(
     assert time.monotonic() - began < 5
 
 
+def test_an_etag_that_is_no_md5_is_believed_when_the_same_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As servers give that encrypt objects."""
+    head = b'HTTP/1.1 200 OK\r\nLast-Modified: Sun, 22 Nov 2026 00:00:00 GMT\r\nETag: "' + b"0123456789abcdef" * 2
+    with endpoint(head + b'"\r\nContent-Length: 7\r\nConnection: close\r\n\r\n{"a":1}') as url:
+        point_at(monkeypatch, url)
+        assert Objects(Location("s3://some-bucket/p")).get_json("key") == {"a": 1}
+
+
 def test_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     point_at(monkeypatch, "http://127.0.0.1:1")
     began = time.monotonic()
@@ -275,7 +285,7 @@ def test_https_where_http_is_spoken(services: Running, s3_environment: dict[str,
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Let S3 clients find `url`, and `Objects.check` lose its patience soon."""
-    monkeypatch.setattr(objects_module, "CHECK_TIMEOUT", timedelta(seconds=0.4))
+    monkeypatch.setattr(objects_module, "CHECK_PATIENCE", Patience(connect_s=0.4, silence_s=0.4, request_s=0.4, total_s=0.4))
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -350,3 +360,25 @@ def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(UsageError, match="carries credentials") as caught:
         Location.parse("s3://key:topsecret@bucket/x")
     assert "topsecret" not in str(caught.value)
+
+
+def test_files_are_listed_as_obstore_lists_them(tmp_path: Path) -> None:
+    """Those are read by our own code, for speed; also times, from which source digests are made."""
+    for name in ("a/b/one.npy", "a/two.npy", "three", "ä ö/%20.npy", "a/b/c/d/e.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "a" / "unfinished#1").write_bytes(b"x")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "three")
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    objects = open_objects(tmp_path.as_uri())
+    for prefix in ("", "a", "a/b", "absent", "three"):
+        theirs = {
+            (meta["path"], meta["size"], meta["last_modified"])
+            for page in obstore.list(objects.store, prefix or None)
+            for meta in page
+        }
+        assert {(info.key, info.size_bytes, info.modified) for info in objects.walk(prefix)} == theirs, prefix
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert len(list(objects.walk())) < 50

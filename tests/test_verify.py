@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from corpus_for_tests import SMALL, Corpus, tree
+from damage_for_tests import flip, segment_path, set_path, truncate
 
 from cli import main
 from featurestore import open_set
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects import Location, open_objects
-from featurestore.verify import Problem, Verification, verify
+from featurestore.verification.inspection import Problem
+from featurestore.verification.verify import Verification, verify
 
 
 @pytest.fixture
@@ -32,16 +34,6 @@ def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Cor
     return corpus
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -55,14 +47,6 @@ def edit(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-def segment_path(corpus: Corpus, index: int = 0) -> str:
-    return open_set(corpus.store.url).segments[index].path
-
-
-def set_path(corpus: Corpus) -> str:
-    return f"sets/{open_set(corpus.store.url).version}"
-
-
 def damaged(corpus: Corpus, path: str, damage: Callable[[Path], object]) -> Problem:
     """Damage one object, and put it back; the one problem that is found meanwhile."""
     file = corpus.store.directory / path
@@ -71,7 +55,7 @@ def damaged(corpus: Corpus, path: str, damage: Callable[[Path], object]) -> Prob
     found = verify(corpus.store.url)
     file.write_bytes(before)
     assert [problem.url for problem in found.problems] == [f"{corpus.store}/{path}"], path
-    with pytest.raises(StoreError, match=r"^1 of .* restore .* build again"):
+    with pytest.raises(StoreError, match=r"^1 of .* run 'features repair', or restore "):
         found.require_sound()
     return found.problems[0]
 
@@ -223,7 +207,7 @@ def test_after_a_restore_and_in_a_new_store_all_is_sound(corpus: Corpus, tmp_pat
     file = corpus.store.directory / segment_path(corpus) / "logmel/c/1/0/0/0"
     before = file.read_bytes()
     flip(file)
-    with pytest.raises(StoreError, match="restore those listed from a copy of the store, or build again into an empty --store"):
+    with pytest.raises(StoreError, match="run 'features repair', or restore those listed from a copy of the store"):
         verify(corpus.store.url).require_sound()
     other = Location.parse(str(tmp_path / "other"))
     corpus.build(store=other)

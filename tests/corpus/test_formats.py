@@ -270,7 +270,7 @@ def test_truncated_npy(tmp_path: Path) -> None:
     path = tmp_path / "recording.npy"
     np.save(path, np.ones(1000, np.complex64))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataQualityError, match=r"is no \.npy of plain numbers"):
+    with pytest.raises(DataQualityError, match=r"is truncated: its header promises 1000 samples, and 999 are there"):
         read_recording(path)
 
 

@@ -183,7 +183,9 @@ def test_what_cannot_go_in_is_told_and_the_rest_goes_in(recordings: Path, tmp_pa
         "kiwi.wav": 48_000,
         "absent.cu8": 1000,
         "../labels.csv": 1000,
+        "unknown.bin": 1000,
     }
+    (recordings / "unknown.bin").write_bytes(bytes(100))
     each = POSITION | {"websdr_id": 9, "session_id": ""}
     labels = [each | {"file": name, "sample_rate_hz": rate_hz} for name, rate_hz in stated.items()]
     good = POSITION | {"websdr_id": 1, "session_id": "s", "sample_rate_hz": RATE_HZ}
@@ -196,20 +198,21 @@ def test_what_cannot_go_in_is_told_and_the_rest_goes_in(recordings: Path, tmp_pa
         "broken.wav": "has no fmt chunk, so its sample format is unknown; it is damaged",
         "nan.npy": "holds samples that are NaN or infinite; record or convert it again",
         "huge.npy": "holds samples that are NaN or infinite; record or convert it again",
-        "/": "does not exist; correct the name in the labels",
+        "/": f"is not in {recordings}; labels name files below the directory of recordings only",
         "x" * 300: "cannot be opened: File name too long",
         "kiwi.wav": "its header says 12001.1 Hz, its label sample_rate_hz 48000; correct the wrong one",
         "absent.cu8": "does not exist; correct the name in the labels",
-        "../labels.csv": reasons["../labels.csv"],
+        "../labels.csv": f"is not in {recordings}; labels name files below the directory of recordings only",
+        "unknown.bin": reasons["unknown.bin"],
     }
-    assert "does not tell its format" in reasons["../labels.csv"]
+    assert "does not tell its format" in reasons["unknown.bin"]
     twice, unusable = sorted(remark.text for remark in result.skipped if remark.file == "b.cf32")
     assert twice.startswith("a.npy has the same session and receiver (websdr_id 1, session")
     assert unusable.startswith("its label has websdr_id '1.5'")
     assert (result.recordings, result.unlabelled) == (1, 1)
     assert len(listing(tmp_path / "raw")) == len(rows(catalog)) == 1
     require_quality(result, strict=False)
-    with pytest.raises(DataQualityError, match="11 recordings were skipped"):
+    with pytest.raises(DataQualityError, match="12 recordings were skipped"):
         require_quality(result, strict=True)
 
 

@@ -89,7 +89,7 @@ class StopAt(callbacks.Callback):
             raise StopError
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, None), (2, None), (0, 2), (1, 0), (1, 4)])
+@pytest.mark.parametrize(("epoch", "step"), [(2, None), (1, 0), (1, 4)])
 def test_a_resumed_run_ends_with_the_same_weights_and_losses_bit_for_bit(
     tiny: TrainRequest, epoch: int, step: int | None
 ) -> None:

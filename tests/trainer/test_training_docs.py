@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from corpus_for_tests import Corpus
 
 from cli import main
+from trainer.model import SIZES, LocalizationNet, NetworkSpec
+from trainer.sweep.presets import PRESETS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 
@@ -26,9 +29,26 @@ def test_the_example_runs(
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_options_exist() -> None:
-    known = {"--help"} | {
-        name for command in ("train", "evaluate", "build-features") for p in main.commands[command].params for name in p.opts
+def test_sizes_of_the_networks() -> None:
+    table = re.findall(r"^\| `(\w+)` \| ([\d.]+) M \|$", PAGE, re.MULTILINE)
+    assert [name for name, _ in table] == ["convnext_atto", *SIZES]
+    for name, millions in table:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in LocalizationNet(NetworkSpec(name)).parameters())
+        assert f"{count / 1e6:.1f}" == millions, name
+
+
+def test_the_presets_of_the_search() -> None:
+    table = {
+        name: tuple(re.findall(r"`([^`]+)`", values))
+        for name, values in re.findall(r"^\| `(\w+)` \| (`\w+=.*) \|$", PAGE, re.MULTILINE)
     }
+    assert table == PRESETS
+
+
+def test_options_exist() -> None:
+    """Also of those that stand without their command."""
+    commands = ("train", "evaluate", "build-features", "sweep")
+    known = {name for command in commands for parameter in main.commands[command].params for name in parameter.opts}
     named = set(re.findall(r"(--[a-z][a-z-]+)", PAGE))
-    assert not named - known
+    assert not named - known - {"--help", "--models"}

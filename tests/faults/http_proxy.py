@@ -1,0 +1,174 @@
+"""The proxy before an S3 server: it knows requests from answers, and does something to each on its schedule.
+
+Bits are flipped in what can be protected over http: uploads (their SHA-256 is signed) and whole objects below `flippable`
+(documents have an MD5 as their ETag, chunks a CRC-32C). Listings, and ranges of raw captures, carry no checksum in S3: a bit
+that flips there shows only with https, so none is flipped here.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from io import BufferedReader
+
+from faults.proxy import LONGEST_DELAY_S, REFUSAL_S, Proxy, reset
+from faults.schedule import BEFORE, Fault, Schedule
+
+ANSWERS = {
+    "answer 429": (b"429 Too Many Requests", b"TooManyRequests"),
+    "answer 503": (b"503 Slow Down", b"SlowDown"),
+    "answer 500": (b"500 Internal Server Error", b"InternalError"),
+    "answer lost": (b"500 Internal Server Error", b"InternalError"),
+}
+
+
+@dataclass
+class Message:
+    """A request or an answer."""
+
+    head: bytes
+    body: bytearray
+
+    @property
+    def start(self) -> str:
+        """Its first line."""
+        return self.head.partition(b"\r\n")[0].decode("latin-1")
+
+    def header(self, name: str) -> str:
+        """A header's value, "" when absent."""
+        for line in self.head.decode("latin-1").split("\r\n")[1:]:
+            found, _, value = line.partition(":")
+            if found.strip().lower() == name:
+                return value.strip()
+        return ""
+
+    def flip(self, amount: float) -> None:
+        """Turn over one bit of the body."""
+        bit = int(amount * len(self.body) * 8)
+        self.body[bit // 8] ^= 1 << bit % 8
+
+
+class S3Proxy(Proxy):
+    """Before an S3 server; draws a fault for every request.
+
+    Args:
+        server_port: of the server.
+        schedule: of faults.
+        flippable: path of the objects whose bits may be flipped on their way to the reader.
+        flip_once: flip each object at its first reading only.
+    """
+
+    def __init__(self, server_port: int, schedule: Schedule, flippable: str = "/", *, flip_once: bool = False) -> None:
+        super().__init__(server_port, schedule)
+        self._flippable, self._flip_once = flippable, flip_once
+        self._flipped: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """Of the endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def serve(self, client: socket.socket, server: socket.socket) -> None:
+        """One request after the other."""
+        with client.makefile("rb") as from_client, server.makefile("rb") as from_server:
+            while (head := _read_head(from_client)) is not None:
+                request = Message(head, bytearray())
+                fault = self.schedule.draw()
+                if fault and fault.kind == "reset in request":
+                    self.schedule.count(fault)
+                    reset(client)
+                    return
+                request.body = bytearray(from_client.read(int(request.header("content-length") or 0)))
+                if fault and fault.kind in BEFORE and not self._before(client, request, fault):
+                    return
+                if fault and fault.kind in ("answer 429", "answer 503", "answer 500"):
+                    client.sendall(_answer(fault.kind))
+                    continue
+                server.sendall(request.head + request.body)
+                answer = _read_answer(from_server, request)
+                if answer is None:
+                    reset(client)
+                    return
+                if not self._after(client, request, answer, fault):
+                    return
+
+    def _before(self, client: socket.socket, request: Message, fault: Fault) -> bool:
+        """Do what comes before the server; returns whether the connection goes on."""
+        if fault.kind == "flip in request":
+            if request.body and request.start.startswith("PUT "):
+                self.schedule.count(fault)
+                request.flip(fault.amount)
+            return True
+        self.schedule.count(fault)
+        if fault.kind == "delay":
+            self._stopping.wait(fault.amount * LONGEST_DELAY_S)
+        elif fault.kind == "stall":
+            self.stall(client)
+            return False
+        elif fault.kind == "refuse":
+            self.refuse(fault.amount * REFUSAL_S)
+            reset(client)
+            return False
+        return True
+
+    def _after(self, client: socket.socket, request: Message, answer: Message, fault: Fault | None) -> bool:
+        """Answer, with a fault if it is one of answers; returns whether the connection goes on."""
+        if fault is None or fault.kind in BEFORE:
+            client.sendall(answer.head + answer.body)
+            return True
+        if fault.kind == "flip in response":
+            if self._may_flip(request, answer):
+                self.schedule.count(fault)
+                answer.flip(fault.amount)
+            client.sendall(answer.head + answer.body)
+            return True
+        self.schedule.count(fault)
+        if fault.kind == "answer lost":
+            client.sendall(_answer(fault.kind))
+            return True
+        return self.send(client, answer.head + answer.body, fault)
+
+    def _may_flip(self, request: Message, answer: Message) -> bool:
+        method, path, _ = request.start.split(" ")
+        whole_object = method == "GET" and "?" not in path and not request.header("range")
+        if not whole_object or not path.startswith(self._flippable) or " 200 " not in answer.start or not answer.body:
+            return False
+        seen = path in self._flipped
+        self._flipped.add(path)
+        return not (seen and self._flip_once)
+
+
+def _answer(kind: str) -> bytes:
+    status, code = ANSWERS[kind]
+    body = b"<?xml version='1.0'?><Error><Code>" + code + b"</Code><Message>injected</Message></Error>"
+    head = b"HTTP/1.1 " + status + b"\r\nContent-Type: application/xml\r\nContent-Length: " + str(len(body)).encode()
+    return head + b"\r\n\r\n" + body
+
+
+def _read_head(stream: BufferedReader) -> bytes | None:
+    """Up to the empty line; `None` when the stream ends."""
+    lines = []
+    while True:
+        line = stream.readline()
+        if not line.endswith(b"\r\n"):
+            return None
+        lines.append(line)
+        if line == b"\r\n":
+            return b"".join(lines)
+
+
+def _read_answer(stream: BufferedReader, request: Message) -> Message | None:
+    head = _read_head(stream)
+    if head is None:
+        return None
+    answer = Message(head, bytearray())
+    if answer.header("transfer-encoding") == "chunked":
+        while True:
+            line = stream.readline()
+            size = int(line, 16)
+            answer.body += line + stream.read(size + 2)
+            if not size:
+                return answer
+    if not request.start.startswith("HEAD "):
+        answer.body += stream.read(int(answer.header("content-length") or 0))
+    return answer
