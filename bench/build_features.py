@@ -47,11 +47,11 @@ SAMPLES = 192_000
 SPEC = FeatureSpec()
 
 
-def write_captures(raw: Path, count: int) -> Iterator[CaptureRecord]:
+def write_captures(raw: Path, count: int, first: int = 0) -> Iterator[CaptureRecord]:
     """Noise captures, seven to a session; the samples are the same but rotated, so that writing them is quick."""
     rng = np.random.default_rng(1)
     noise = rng.normal(scale=0.05, size=(2, SAMPLES)).T.copy().view(np.complex128)[:, 0]
-    for index in range(count):
+    for index in range(first, first + count):
         session = uuid.uuid5(uuid.NAMESPACE_URL, str(index // 7))
         path = raw / default_key(session.bytes, index % 7)
         path.parent.mkdir(parents=True, exist_ok=True)
