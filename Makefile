@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+FAULT_ROUNDS ?= 6
 
-.PHONY: help setup demo demo-s3 check lint type test bench docs clean
+.PHONY: help setup demo demo-s3 check lint type test faults bench docs clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,7 +21,7 @@ demo: setup  ## Simulate, build, look, train, evaluate and export, on embedded P
 demo-s3: setup  ## The same through embedded S3, in ./demo-s3
 	$(BIN)/heimdall demo --s3 --dir demo-s3
 
-check: lint type test  ## All that CI runs
+check: lint type test docs  ## All that CI runs
 
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -30,18 +31,24 @@ type: setup  ## mypy --strict
 	$(BIN)/mypy
 
 test: setup  ## The tests, on real PostgreSQL, S3 and Dask
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile  # many wait for servers and for processes that they start
+
+faults: setup  ## Many rounds of injected faults: networks, kills, damaged files, concurrent builds; prints what was lost (0)
+	$(BIN)/pytest tests/faults --fault-rounds $(FAULT_ROUNDS) --numprocesses 2 --dist loadfile
 
 bench: setup  ## Speed of build, planning, stream and training, each against something in the same run
 	$(BIN)/python bench/build_features.py
+	$(BIN)/python bench/rebuild.py
 	$(BIN)/python bench/planning.py
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py
 	$(BIN)/python bench/inference.py
+	$(BIN)/python bench/knowable.py
 
-docs: setup  ## Check that the pages in docs/ say what the code does
-	$(BIN)/pytest tests/test_format_docs.py tests/corpus/test_simulator_docs.py tests/test_docs.py tests/trainer/test_training_docs.py
+docs: setup  ## The pages as HTML in build/docs, with every warning an error
+	$(BIN)/python docs/cli_page.py
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -b html docs build/docs
 
 clean:  ## Remove what these targets made
 	rm -rf demo demo-s3 .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
