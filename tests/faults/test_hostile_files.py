@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from featurestore.captures import CaptureReader, not_finite
 from featurestore.feature_set import open_set
-from featurestore.listing import Listing, read_listing
+from featurestore.listing import Listing, RawListing
 from featurestore.mel import LogMel
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.objects import Location, open_objects
 from featurestore.rejection import REASONS, Reason, Rejection
 
 CPU_S = 1.0
@@ -184,8 +184,10 @@ def test_objects_that_change_between_listing_and_reading(corpus: Corpus, monkeyp
     def path(session: int) -> Path:
         return corpus.raw.directory / corpus.key(session, 1)
 
-    def list_then_change(raw: Objects, *arguments: Any) -> Listing:
-        listing = read_listing(raw, *arguments)
+    join = RawListing.join
+
+    def list_then_change(listed: RawListing, *arguments: Any) -> Listing:
+        listing = join(listed, *arguments)
         path(0).write_bytes(path(0).read_bytes()[:24_000])
         path(1).write_bytes(b"")
         for session in (2, 3, 4):
@@ -195,7 +197,7 @@ def test_objects_that_change_between_listing_and_reading(corpus: Corpus, monkeyp
         path(5).write_bytes(os.urandom(path(5).stat().st_size))
         return listing
 
-    monkeypatch.setattr("featurestore.build.read_listing", list_then_change)
+    monkeypatch.setattr(RawListing, "join", list_then_change)
     report = corpus.build(max_rejected_fraction=1.0)
     found = {entry.iq_key: entry.reason for entry in open_set(str(corpus.store), report.version).rejected}
     assert found == {

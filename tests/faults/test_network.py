@@ -29,7 +29,8 @@ from featurestore.verification.verify import verify
 from trainer.chunk_source import StreamOptions
 from trainer.data import DataOptions, FeatureStream
 
-pytestmark = pytest.mark.usefixtures("impatient")
+impatiently = pytest.mark.usefixtures("impatient")
+"""For tests in which something stalls; the others have time, however busy the machine is."""
 
 MOST_ATTEMPTS = 40
 LONGEST_ATTEMPT_S = 60
@@ -59,6 +60,7 @@ def require_clear(error: HeimdallError) -> None:
     assert error.exit_code == 75 or (type(error) is StoreError and "CRC-32C" in message), message
 
 
+@impatiently
 @pytest.mark.fault_seeds(2)
 @pytest.mark.timeout(600)
 def test_builds_are_called_until_they_finish_and_lose_nothing(
@@ -138,6 +140,7 @@ def test_damage_on_the_way_is_read_again(world: World, tally: Tally) -> None:
         assert world.corpus.build(max_rejected_fraction=0.2).up_to_date
 
 
+@impatiently
 @pytest.mark.parametrize("after", [0, 60])
 def test_an_object_store_that_stays_away_is_exit_75(world: World, tally: Tally, after: int) -> None:
     """From the beginning, and in the middle of a build."""
@@ -159,6 +162,7 @@ def test_an_object_store_that_stays_away_is_exit_75(world: World, tally: Tally, 
         assert not world.wrongly_readable(corpus.store)
 
 
+@impatiently
 @pytest.mark.parametrize("kind", TCP_FAULTS)
 def test_a_snapshot_is_read_again_from_its_beginning(world: World, tally: Tally, kind: str, fault_seed: int) -> None:
     wanted = read_snapshot(world.corpus.catalog)
@@ -185,6 +189,7 @@ def test_a_snapshot_is_read_again_from_its_beginning(world: World, tally: Tally,
         assert interrupted == 0
 
 
+@impatiently
 def test_a_catalog_that_falls_silent_is_given_up(world: World, tally: Tally) -> None:
     schedule = Schedule("PostgreSQL", 0, {"stall": 1.0}, tally)
     with PostgresProxy(int(world.services.environment["PGPORT"]), schedule) as postgres:
@@ -195,8 +200,9 @@ def test_a_catalog_that_falls_silent_is_given_up(world: World, tally: Tally) -> 
         assert time.monotonic() - began < 10
 
 
+@impatiently
 def test_a_query_that_yields_nothing_for_long_is_given_up(world: World) -> None:
     began = time.monotonic()
-    with pytest.raises(ServiceUnavailableError, match=r"PostgreSQL 127.0.0.1:\d+/\S+ said nothing for 1 s; check the server"):
+    with pytest.raises(ServiceUnavailableError, match=r"PostgreSQL 127.0.0.1:\d+/\S+ said nothing for 3 s; check the server"):
         read_snapshot(world.corpus.catalog, "SELECT m.* FROM measurements m, pg_sleep(30) WHERE approved")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
