@@ -58,8 +58,10 @@ WORKER_ENVIRONMENT = {
 QUIET = {
     # Dask looks after itself all the time, and each look takes the GIL from a worker's computation: at the usual intervals
     # of 10 and 20 ms, 15% of the build's time goes there.
-    "distributed.worker.profile.interval": "200ms",
     "distributed.admin.tick.interval": "1s",
+    # Its profiler can also stop a worker for good: on Python 3.11, sys._current_frames() may collect garbage while it holds a
+    # lock that collecting takes, too (CPython issue 106883).
+    "distributed.worker.profile.enabled": False,
 }
 
 

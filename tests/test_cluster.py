@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from distributed import get_worker
 
 from featurestore.cluster import open_runner
 from featurestore.errors import UsageError
@@ -51,6 +52,17 @@ def test_a_lost_worker_costs_only_its_tasks(tmp_path: Path) -> None:
         done = sorted(runner.run(die_once, [(str(tmp_path), number) for number in range(20)]))
     assert done == list(range(20))
     assert (tmp_path / "died").exists()
+
+
+def is_profiled(_: int) -> bool:
+    """Whether the worker that runs this has Dask's profiler on."""
+    return "profile" in get_worker().periodic_callbacks
+
+
+def test_workers_are_not_profiled() -> None:
+    """On Python 3.11 a profiler that looks at other threads' frames can meet the garbage collector, and stop for good."""
+    with open_runner(1, None, Silent(), 100) as runner:
+        assert list(runner.run(is_profiled, [0])) == [False]
 
 
 def test_little_work_starts_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

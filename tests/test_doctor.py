@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import dask
 import psycopg
 import pytest
 from click.testing import CliRunner
@@ -42,6 +44,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+PROFILER = "distributed.worker.profile.enabled"
+
+
 @contextmanager
 def scheduler_with(n_workers: int) -> Iterator[str]:
     """A Dask scheduler on a port of its own, in this process."""
@@ -56,7 +61,7 @@ def test_everything_is_well(catalog: str, bucket: str, tmp_path: Path, monkeypat
     corpus = Corpus(Location.parse(f"{bucket}/raw"), Location.parse(f"{bucket}/features"), catalog)
     corpus.add(1, 2)
     (tmp_path / "mlflow.db").touch()
-    with scheduler_with(1) as address:
+    with dask.config.set({PROFILER: False}), scheduler_with(1) as address:
         options = ["--catalog", catalog, "--raw", f"{bucket}/raw", "--store", f"{bucket}/features", "--models", bucket]
         options += ["--scheduler", address, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
         done = CliRunner().invoke(main, ["doctor", *options, "--dir", str(tmp_path), "--json"])
@@ -258,6 +263,15 @@ def test_dask_without_workers_or_at_no_address() -> None:
     finding = look(scheduler="somewhere")["Dask"]
     assert (finding.state, finding.no_answer) == ("failed", False)
     assert "wanted an address" in finding.found + finding.next_step
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 does not have the deadlock")
+def test_workers_that_can_freeze_are_named() -> None:
+    with dask.config.set({PROFILER: True}), scheduler_with(1) as address:
+        finding = look(scheduler=address)["Dask"]
+    assert finding.state == "failed"
+    assert "runs Python 3.11 with Dask's profiler" in finding.found
+    assert "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=false" in finding.next_step
 
 
 def test_packages_are_held_against_what_is_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -47,4 +48,18 @@ def _look_at_workers(client: Any, scheduler: str) -> str:
             if theirs != ours:
                 found = f"lacks {package}" if isinstance(theirs, Exception) else f"has {package} {theirs}, and {ours} is here"
                 raise HeimdallError(f"worker {worker} {found}; install the same there")
+    for worker, risky in client.run(_may_freeze).items():
+        if risky:
+            raise HeimdallError(
+                f"worker {worker} runs Python 3.11 with Dask's profiler, which can freeze it (CPython issue 106883); set "
+                "distributed.worker.profile.enabled to false there (DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=false), or use "
+                "Python 3.12"
+            )
     return f"{scheduler}: {len(threads)} workers with {sum(threads.values())} threads"
+
+
+def _may_freeze() -> bool:
+    """Run by a worker: whether Python's deadlock of `sys._current_frames` with the garbage collector can hit it."""
+    import dask
+
+    return sys.version_info[:2] == (3, 11) and bool(dask.config.get("distributed.worker.profile.enabled"))
