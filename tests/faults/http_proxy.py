@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from io import BufferedReader
+from urllib.parse import unquote
 
 from faults.proxy import LONGEST_DELAY_S, REFUSAL_S, Proxy, reset
 from faults.schedule import BEFORE, Fault, Schedule
@@ -48,8 +49,27 @@ class Message:
         self.body[bit // 8] ^= 1 << bit % 8
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A request that the server answered, and how large the bodies were.
+
+    Attributes:
+        method: as GET.
+        path: `/BUCKET/KEY`.
+        query: what stands behind the path: "" unless it is a listing or the like.
+        sent_bytes: of the request's body.
+        received_bytes: of the answer's body.
+    """
+
+    method: str
+    path: str
+    query: str
+    sent_bytes: int
+    received_bytes: int
+
+
 class S3Proxy(Proxy):
-    """Before an S3 server; draws a fault for every request.
+    """Before an S3 server; draws a fault for every request, and notes each that is answered in `exchanges`.
 
     Args:
         server_port: of the server.
@@ -62,6 +82,7 @@ class S3Proxy(Proxy):
         super().__init__(server_port, schedule)
         self._flippable, self._flip_once = flippable, flip_once
         self._flipped: set[str] = set()
+        self.exchanges: list[Exchange] = []
 
     @property
     def url(self) -> str:
@@ -89,8 +110,14 @@ class S3Proxy(Proxy):
                 if answer is None:
                     reset(client)
                     return
+                self._note(request, answer)
                 if not self._after(client, request, answer, fault):
                     return
+
+    def _note(self, request: Message, answer: Message) -> None:
+        method, target, _ = request.start.split(" ")
+        path, _, query = target.partition("?")
+        self.exchanges.append(Exchange(method, unquote(path), query, len(request.body), len(answer.body)))
 
     def _before(self, client: socket.socket, request: Message, fault: Fault) -> bool:
         """Do what comes before the server; returns whether the connection goes on."""
