@@ -38,6 +38,7 @@ faults: setup  ## Many rounds of injected faults: networks, kills, damaged files
 
 bench: setup  ## Speed of build, planning, stream and training, each against something in the same run
 	$(BIN)/python bench/build_features.py
+	$(BIN)/python bench/rebuild.py --s3
 	$(BIN)/python bench/rebuild.py
 	$(BIN)/python bench/planning.py
 	$(BIN)/python bench/loaders.py

@@ -29,7 +29,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ from featurestore.tensors import TensorBuild
 
 RECEIVERS = 7
 SIZE_BYTES = 3_072_128
-MODIFIED = datetime(2025, 1, 1, tzinfo=UTC)
+MODIFIED_US = 1_735_689_600_000_000
 HELD_SHARE = 0.99
 BAR_CAPTURES, BAR_S, BAR_GB = 1_000_000, 30.0, 2.0
 SPEC = FeatureSpec()
@@ -76,7 +75,7 @@ def list_objects(snapshot: Snapshot) -> Iterator[ObjectInfo]:
     for start in range(0, len(order), LIST_PAGE):
         page = order[start : start + LIST_PAGE]
         for index, key in zip(page.tolist(), snapshot.keys_at(page), strict=True):
-            yield ObjectInfo(key, SIZE_BYTES, f'"{index:032x}"', MODIFIED)
+            yield ObjectInfo(key, SIZE_BYTES, f'"{index:032x}"', MODIFIED_US)
 
 
 @dataclass

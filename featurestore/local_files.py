@@ -69,7 +69,7 @@ def walk(root: str, prefix: str) -> Iterator[tuple[str, int, int]]:
                             continue
                         linked.add((status.st_dev, status.st_ino))
                     pending.append(key)
-                elif not _UNFINISHED.search(entry.name):
+                elif "#" not in entry.name or not _UNFINISHED.search(entry.name):
                     try:
                         status = entry.stat()
                     except FileNotFoundError:  # removed meanwhile, or a link to nothing

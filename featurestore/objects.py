@@ -40,7 +40,7 @@ PART_BYTES = 16 * 2**20
 LIST_PAGE = 1000
 """Objects per request, of a listing and of a deletion: as many as S3 allows."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 READS_OF_A_DOCUMENT = 4
 """At most, until what came is what the server says it holds, or came twice."""
@@ -56,7 +56,13 @@ class ObjectInfo(NamedTuple):
     key: str
     size_bytes: int
     etag: str | None
-    modified: datetime
+    modified_us: int
+    """Time of the last change, µs since 1970 UTC: a number, as there is one for each of millions of captures."""
+
+    @property
+    def modified(self) -> datetime:
+        """Time of the last change."""
+        return _EPOCH + timedelta(microseconds=self.modified_us)
 
 
 class Objects:
@@ -117,13 +123,14 @@ class Objects:
 
         while page := self._insist(prefix, next_page):
             for meta in page:
-                yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+                modified_us = (meta["last_modified"] - _EPOCH) // _MICROSECOND
+                yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], modified_us)
             last = page[-1]["path"]
 
     def _walk_files(self, prefix: str) -> Iterator[ObjectInfo]:
         try:
             for key, size, modified_ns in local_files.walk(self._root, prefix):
-                yield ObjectInfo(key, size, None, _EPOCH + timedelta(microseconds=modified_ns // 1000))
+                yield ObjectInfo(key, size, None, modified_ns // 1000)
         except OSError as error:
             raise self._explain(error, prefix) from error
 

@@ -7,7 +7,6 @@ import json
 import os
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from featurestore.objects import Location, ObjectInfo, Objects, open_objects
 from featurestore.progress import Silent
 from featurestore.snapshot import default_key, format_session
 
-WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+WHEN_US = 1_767_323_045_678_901
 
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.randoms(use_true_random=False))
@@ -28,8 +27,8 @@ def test_exactly_the_listed_captures_are_found(ids: set[int], listed: set[int], 
     there = snapshot(sorted(ids))
     keys = dict(zip(sorted(ids), there.keys(), strict=True))
     other = snapshot(sorted(listed))
-    infos = [ObjectInfo(key, 100 + i, f'"{key}"', WHEN) for i, key in zip(sorted(listed), other.keys(), strict=True)]
-    infos += [ObjectInfo("sessions/other.txt", 1, None, WHEN), ObjectInfo("truth.csv", 2, None, WHEN)]
+    infos = [ObjectInfo(key, 100 + i, f'"{key}"', WHEN_US) for i, key in zip(sorted(listed), other.keys(), strict=True)]
+    infos += [ObjectInfo("sessions/other.txt", 1, None, WHEN_US), ObjectInfo("truth.csv", 2, None, WHEN_US)]
     random.shuffle(infos)  # type: ignore[attr-defined]  # Hypothesis's random is a Random
     found = join(infos, there, Silent(), by_etag=True)
     expected = [100 + capture if capture in listed else MISSING for capture in sorted(ids)]
@@ -42,7 +41,7 @@ def test_exactly_the_listed_captures_are_found(ids: set[int], listed: set[int], 
 
 def test_several_captures_may_share_an_object() -> None:
     there = replace(snapshot([1, 2, 3]), custom_keys={0: "sessions/shared.npy", 2: "sessions/shared.npy"})
-    found = join([ObjectInfo("sessions/shared.npy", 7, "e", WHEN)], there, Silent(), by_etag=True)
+    found = join([ObjectInfo("sessions/shared.npy", 7, "e", WHEN_US)], there, Silent(), by_etag=True)
     assert found.size_bytes.tolist() == [7, MISSING, 7]
 
 

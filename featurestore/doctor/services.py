@@ -197,7 +197,7 @@ def _store(url: str) -> str:
                 f"{location}: the server overwrites what is to be written only once (it ignores If-None-Match); two builders "
                 "could overwrite each other. Use a server that knows conditional writes"
             )
-        _read_range(objects, ObjectInfo(key, len(content), None, parsedate_to_datetime("Thu, 01 Jan 1970 00:00:00 GMT")))
+        _read_range(objects, ObjectInfo(key, len(content), None, 0))
     finally:
         _delete(objects, key)
     if key in objects.names():
