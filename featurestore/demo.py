@@ -105,6 +105,11 @@ class Demo:
         return f"s3://{services.RAW_BUCKET}/demo" if self.s3 else str(self.directory / "raw")
 
     @property
+    def receivers(self) -> str:
+        """Where receivers stand, as the simulation wrote it down."""
+        return f"{self.raw}/receivers.csv"
+
+    @property
     def store(self) -> str:
         """Where the features go."""
         return f"s3://{services.FEATURES_BUCKET}/demo" if self.s3 else str(self.directory / "features")
@@ -173,7 +178,8 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
         command("what there is", "features", "list", "--store", demo.store)
         command("what is in one", "features", "show", "first", "--store", demo.store)
         command("what it looks like", "features", "gallery", "--store", demo.store, "--out", str(demo.directory / "pictures"))
-        report = ("report", "first", "--store", demo.store, "--html", str(demo.features_report))
+        receivers = ("--receivers", demo.receivers)
+        report = ("report", "first", "--store", demo.store, "--html", str(demo.features_report), *receivers)
         command("all of that on one page, for a browser", "features", *report)
         demo.script.write_text(_opening_program(demo))
         say(f"\n# opened with plain zarr and xarray\n$ python {demo.script}")
@@ -207,7 +213,7 @@ def _train(demo: Demo, command: Callable[..., None], say: Callable[[str], None])
         )
         what = ("--store", demo.store, "--features", "first", "--dir", str(demo.training), "--backbone", "convnext_atto")
         command("a small network learns on the CPU where transmitters are", "train", *what, *how)
-    page = ("--html", str(demo.evaluation_report), "--tracking-uri", demo.tracking)
+    page = ("--html", str(demo.evaluation_report), "--receivers", demo.receivers, "--tracking-uri", demo.tracking)
     where = ("--store", demo.store, "--out", str(demo.evaluation), *page)
     command("how well, beside what knowing nothing achieves", "evaluate", str(last), *where)
 

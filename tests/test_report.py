@@ -30,6 +30,7 @@ from featurestore.errors import UsageError
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.objects import Location
 from featurestore.overview import SPLITS, show
+from featurestore.receivers import Receivers
 from featurestore.report.charts import to_svg
 from featurestore.report.distributions import Values
 from featurestore.report.examples import choose_examples
@@ -46,7 +47,7 @@ HOSTILE = "sessions/<img src=x onerror=alert(1)>&\"'$x_{.npy"
 START = "TIMESTAMPTZ '2026-03-01 12:00Z'"
 SECTIONS = [
     "What it is",
-    "Transmitters",
+    "Map",
     "Tensors",
     "Values",
     "Mean and standard deviation by band",
@@ -95,7 +96,9 @@ def world(services: Running, tmp_path_factory: pytest.TempPathFactory) -> World:
         corpus.sql("UPDATE measurements SET snr_db = NULL, frequency_mhz = 433.92 WHERE id = 3")
         version = corpus.build(tag="looked-at").version
     path = directory / "reports" / "set.html"
-    options = ["--store", str(corpus.store), "--html", str(path)]
+    receivers = directory / "receivers.csv"
+    receivers.write_text("name;websdr_id;latitude;longitude\nMonte <b>;1;45.1;7.2\n;2;45.1;7.2\nfar;99;-30;120\n")
+    options = ["--store", str(corpus.store), "--html", str(path), "--receivers", str(receivers)]
     done = CliRunner().invoke(main, ["features", "report", "looked-at", *options])
     assert (done.exit_code, done.stdout.strip()) == (0, str(path)), done.output
     return World(corpus, version, path)
@@ -117,6 +120,9 @@ def test_the_page_says_what_the_set_says(world: World) -> None:
     by_split = page.rows("By split")
     assert {name: int(by_split[name][2]) for name in by_split} == {name: counts[name] for name in ("train", "val", "test")}
     assert sum(int(sessions) for _, sessions, _ in by_split.values()) == sum(shown["sessions"].values()) == 22
+    assert sum(label.endswith("; and of 2 receivers") for label in page.labels) == 2  # the third is nobody's, wide and narrow
+    assert "Bold: numbers of receivers; where 3 stand is not known." in page.text
+    assert "receiver Monte <b> at 45.1000°, 7.2000°" in page.text
     receivers = page.rows("Receivers")
     assert {name: int(cells[1]) for name, cells in receivers.items()} == shown["receivers"]
     assert receivers["1"][3:] == ["2026-03-01 20:00", "2026-03-20 20:00"]  # captures 1 and 58
@@ -281,6 +287,16 @@ def test_marks_tell_what_they_are_when_pointed_at() -> None:
         assert seen == expected
         assert {name: colour for colour, name, _, _ in marks} == {SPLITS[code]: SPLIT_COLOURS[code] for code in set(split)}
         assert len(marks) == 2 * len(expected)  # wide and narrow
+
+
+def test_receivers_stand_where_they_are_said_to() -> None:
+    """Two at one position share a cross; the map reaches as far as they do, across the antimeridian, too."""
+    positions = np.array([(1.0, 179.0), (1.0, 179.0), (-1.0, -179.0)])
+    receivers = Receivers(np.array([4, 7, 9]), positions, ("", "seven", ""))
+    svg = draw_map(find_places(labelled([(0.0, 179.5), (0.0, -179.5)], [0, 1])), receivers)
+    titles = re.findall(r"<title>receiver ([^<]*)</title>", svg)
+    assert titles == 2 * ["4 at 1.0000°, 179.0000°", "seven at 1.0000°, 179.0000°", "9 at -1.0000°, -179.0000°"]
+    assert re.findall(r">(4, 7|9)</text>", svg) == 2 * ["4, 7", "9"]
 
 
 def test_places_on_both_sides_of_the_antimeridian_are_neighbours() -> None:

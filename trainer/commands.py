@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import JSON, QUIET, STORE, emit, share_cores
+from featurestore.commands.shell import JSON, QUIET, RECEIVERS, STORE, emit, share_cores
 from trainer.sweep.presets import PRESETS
 
 CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where it fits (auto), or not at all."
@@ -270,6 +270,7 @@ def sweep(
     show_default=True,
     help="Of MLflow, for the report's training curves; it need not answer.",
 )
+@RECEIVERS
 @click.option("--batch-size", default=256, show_default=True, help="Rows at a time.")
 @click.option("--k", default=5, show_default=True, help="Neighbours of the k-nearest baseline; 0 leaves it out.")
 @click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
@@ -285,7 +286,7 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     Examples:
       heimdall evaluate checkpoints/last.ckpt --store ./features
       heimdall evaluate checkpoints/last.ckpt --store s3://features --split test --out evaluation
-      heimdall evaluate checkpoints/last.ckpt --store ./features --html evaluation.html
+      heimdall evaluate checkpoints/last.ckpt --store ./features --html evaluation.html --receivers receivers.csv
       heimdall evaluate s3://models/run/last.ckpt --store s3://features --predictions test.parquet --json
     """
     share_cores()

@@ -14,6 +14,7 @@ import torch
 from featurestore.errors import StoreError, UsageError
 from featurestore.feature_set import FeatureSet
 from featurestore.progress import Progress, Silent
+from featurestore.receivers import read_receivers
 from featurestore.report import page
 from featurestore.sets import read_manifest
 from featurestore.split import Split, count_splits
@@ -48,6 +49,7 @@ class EvaluateRequest:
         predictions: file for one row per prediction, `.parquet` or `.csv`.
         html: file for the report.
         tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
+        receivers: CSV of where receivers stand, for maps and for errors by distance: a file or `s3://…`.
         device: auto takes a GPU when there is one.
 
     Raises:
@@ -65,6 +67,7 @@ class EvaluateRequest:
     predictions: Path | None = None
     html: Path | None = None
     tracking_uri: str | None = None
+    receivers: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         ServiceUnavailableError: when the store does not answer.
     """
     began, progress = time.monotonic(), progress or Silent()
+    receivers = None if request.receivers is None else read_receivers(request.receivers)
     checkpoint = read_checkpoint(request.checkpoint)
     feature_set = checkpoint.open_features(request.store, request.version)
     _require_rows(feature_set, request)
@@ -111,6 +115,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         metrics=measure(predictions, region.half_extent_m),
         baselines=baselines,
         notes=(*_maybe_trained_on(feature_set, checkpoint, request.split), *notes),
+        receivers=receivers,
         device=device.type,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -205,9 +210,7 @@ def _write(found: Evaluation, feature_set: FeatureSet, request: EvaluateRequest)
         write_predictions(request.predictions, columns(feature_set, found.row, found.predictions), about)
         yield request.predictions
     if request.out is not None:
-        errors = {baseline.label: baseline.error_m for baseline in found.baselines.values()}
-        picture = plots.Picture(found.predictions, found.checkpoint.region, errors, f"{found.split} split of {found.version}")
-        yield from plots.draw(picture, request.out)
+        yield from plots.draw(found.picture(), request.out)
         metrics = request.out / "metrics.json"
         with whole_file(metrics) as file:
             file.write((json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featurestore.receivers import Receivers
 from trainer.baselines import Baseline
 from trainer.checkpoints import Checkpoint
 from trainer.metrics import Int64, Predictions, threshold_name, thresholds_m
+from trainer.plots import Picture
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Evaluation:
         notes: what a reader should know before comparing numbers.
         device: on which the network ran.
         seconds: that all of it took.
+        receivers: where receivers stand; `None` when nobody said.
         files: that were written.
     """
 
@@ -40,12 +43,19 @@ class Evaluation:
     notes: tuple[str, ...]
     device: str
     seconds: float
+    receivers: Receivers | None = None
     files: tuple[Path, ...] = ()
 
     @property
     def thresholds_m(self) -> tuple[int, ...]:
         """Those of `within_…`."""
         return thresholds_m(self.checkpoint.region.half_extent_m)
+
+    def picture(self) -> Picture:
+        """What plots and pages draw."""
+        errors = {baseline.label: baseline.error_m for baseline in self.baselines.values()}
+        title = f"{self.split} split of {self.version}"
+        return Picture(self.predictions, self.checkpoint.region, errors, title, self.receivers)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single predictions, as plain values."""

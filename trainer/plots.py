@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from trainer.geometry import Float64, Region
+from featurestore.receivers import Receivers
+from trainer.geometry import MAX_HALF_EXTENT_M, Float64, Region, geodesic_m
 from trainer.metrics import Predictions, expected_error_m, sample_evenly, snr_bands, squared_deviations
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ class Picture:
         region: whose plane the map shows.
         baselines: errors in metres by name.
         title: of which rows, for people.
+        receivers: where they stand, for the map; `None` when nobody said.
     """
 
     predictions: Predictions
     region: Region
     baselines: Mapping[str, Float64]
     title: str
+    receivers: Receivers | None = None
 
 
 def require_matplotlib() -> type[Figure]:
@@ -185,6 +188,8 @@ def draw_map(figure: Figure, picture: Picture) -> None:
     reach = region.half_extent_m / 1000
     axis.plot(*(reach * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])), ":", color=IDEAL, linewidth=0.8, label="region")
     _draw_rows(axis, truth, predicted, np.stack([drawn.sigma_east_m, drawn.sigma_north_m], axis=1) / 1000)
+    if picture.receivers is not None:
+        _draw_receivers(axis, region, picture.receivers.select(predictions.websdr_id))
     # Wide enough for all transmitters; a prediction far out must not shrink them to a dot.
     wanted = 1.05 * max(reach, float(np.abs(truth).max()))
     limit = float(np.clip(1.05 * np.abs(predicted).max(), wanted, 1.5 * wanted))
@@ -218,6 +223,16 @@ def _draw_rows(axis: Axes, truth: Float64, predicted: Float64, sigma: Float64) -
     axis.add_collection(lines)
     axis.plot(*predicted.T, ".", color=NETWORK, markersize=size, label="predicted, with its 1 σ ellipse")
     axis.plot(*truth.T, "^", color="tab:red", markersize=size, label="transmitter")
+
+
+def _draw_receivers(axis: Axes, region: Region, receivers: Receivers) -> None:
+    """Crosses with names, of those that lie on the map."""
+    centre = np.array([region.latitude, region.longitude])
+    near = receivers.select(receivers.websdr_id[geodesic_m(receivers.position, centre) < MAX_HALF_EXTENT_M])
+    plane = region.to_plane(near.position) / 1000
+    axis.plot(*plane.T, "P", color=IDEAL, markeredgecolor="white", markersize=9, label="receiver")
+    for place, label in zip(plane.tolist(), near.labels(), strict=True):
+        axis.annotate(label, place, (6, -9), textcoords="offset points", fontsize=9, annotation_clip=True)
 
 
 def _draw_by_snr(figure: Figure, picture: Picture) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from featurestore.report.page import Card, Html, Page, Section, beside, charts, 
 from featurestore.report.rows import read_tensors
 from featurestore.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.split import Split
-from trainer import plots
 from trainer.evaluation import Evaluation, by_group
+from trainer.geometry import Float64, geodesic_m
 from trainer.metrics import Int64, error_summary, expected_error_m, snr_bands, squared_deviations
 from trainer.report_charts import (
     calibration_figures,
@@ -50,18 +50,13 @@ def describe_evaluation(found: Evaluation, feature_set: FeatureSet, tracking_uri
         sections=(
             Section("How well", tuple(_metrics(found))),
             Section("Is σ right?", tuple(_calibration(found))),
-            Section("Map", (map_figure(_picture(found)),)),
+            Section("Map", (map_figure(found.picture()),)),
             Section("Where errors are", tuple(_groups(found, feature_set))),
             Section("Worst cases", tuple(_worst_cases(found, feature_set))),
             Section("Training", tuple(training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch))),
             Section("What was evaluated", (_identity(found, feature_set),)),
         ),
     )
-
-
-def _picture(found: Evaluation) -> plots.Picture:
-    errors = {baseline.label: baseline.error_m for baseline in found.baselines.values()}
-    return plots.Picture(found.predictions, found.checkpoint.region, errors, f"{found.split} split of {found.version}")
 
 
 def _cards(found: Evaluation) -> Iterable[Card]:
@@ -80,7 +75,7 @@ def _cards(found: Evaluation) -> Iterable[Card]:
 
 def _metrics(found: Evaluation) -> list[Html]:
     header, *rows = found.comparison()
-    curves = {"network": found.predictions.error_m, **_picture(found).baselines}
+    curves = {"network": found.predictions.error_m, **found.picture().baselines}
     return [
         *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
         beside(cdf_figure(curves), table("Network and baselines", header, rows)),
@@ -107,21 +102,27 @@ def _groups(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
     figures = [group_figure("Error by receiver", errors, receivers), group_figure("Error by SNR", errors, bands)]
     tables = [_table("By receiver", by_group("receiver", metrics["by_receiver"]))]
     tables.append(_table("By SNR", by_group("SNR", metrics["by_snr"])))
-    labels = feature_set.labels
+    for what, distance_km in _distances(found, feature_set):
+        groups = list(distance_groups(distance_km))
+        figures.append(group_figure(f"Error by distance {what}", errors, groups))
+        rows = [(name, *_numbers(error_summary(predictions.error_m[group], found.thresholds_m))) for name, group in groups]
+        header = ("distance", "rows", "mean, km", "median", "p68", "p90", "p95")
+        tables.append(table(f"By distance {what}", header, rows))
+    why = "Errors by distance from the receiver need to know where receivers stand: evaluate with --receivers."
+    notes = [paragraph(why, "note")] if found.receivers is None else []
+    return [*notes, charts(*figures), *tables]
+
+
+def _distances(found: Evaluation, feature_set: FeatureSet) -> Iterator[tuple[str, Float64]]:
+    """What is known of how far each transmitter is from something: in words, and (n,) km, NaN where not known."""
+    predictions, labels = found.predictions, feature_set.labels
+    if found.receivers is not None:
+        stands = found.receivers.positions_of(predictions.websdr_id)
+        yield "from the receiver", geodesic_m(stands, predictions.position_true) / 1000
     train = labels.position[labels.split == Split.TRAIN]
     known = np.unique(train[np.isfinite(train).all(axis=1)], axis=0)
     if found.split != "train" and len(known):
-        distance = nearest_km(predictions.position_true, known)
-        distances = list(distance_groups(distance))
-        figures.append(group_figure("Error by distance to the nearest transmitter of the train split", errors, distances))
-        rows = [(name, *_numbers(error_summary(predictions.error_m[group], found.thresholds_m))) for name, group in distances]
-        header = ("distance", "rows", "mean, km", "median", "p68", "p90", "p95")
-        tables.append(table("By distance to the nearest transmitter of the train split", header, rows))
-    why = (
-        "The store knows no positions of receivers, so that errors are not shown by distance from them, but by distance from "
-        "what the network knows from training."
-    )
-    return [paragraph(why, "note"), charts(*figures), *tables]
+        yield "to the nearest transmitter of the train split", nearest_km(predictions.position_true, known)
 
 
 def _numbers(summary: dict[str, float]) -> list[str]:

@@ -89,14 +89,13 @@ def map_figure(picture: plots.Picture) -> Html:
     centre = f"{picture.region.latitude:.4f}°, {picture.region.longitude:.4f}°"
     label = f"Map of {drawn:,} of {count:,} rows: transmitters, predictions and 1 σ ellipses around them"
     sample = f"{drawn:,} of {count:,} rows, spread evenly. " if drawn < count else ""
-    return figure(
-        "Transmitters and predictions",
-        both_sizes(draw, label, (700, 360)),
-        f"{sample}Lines join a transmitter with where it was predicted. Dotted: the region that the network knows, around "
-        f"{centre}.",
-        (Key("red", "transmitter", "▲"), Key("blue", "predicted, with its 1 σ ellipse", "●")),
-        large=True,
-    )
+    how = f"{sample}Lines join a transmitter with where it was predicted. Dotted: the region that the network knows"
+    legend = [Key("red", "transmitter", "▲"), Key("blue", "predicted, with its 1 σ ellipse", "●")]
+    if picture.receivers is not None:
+        legend.append(Key("ink", "receiver", "✚"))
+        label += "; receivers, too"
+    picture_of_map = both_sizes(draw, label, (700, 360))
+    return figure("Transmitters and predictions", picture_of_map, f"{how}, around {centre}.", legend, large=True)
 
 
 def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups: Groups, caption: str = "") -> Html:
@@ -148,7 +147,7 @@ def distance_groups(distance_km: Float64) -> Iterator[tuple[str, npt.NDArray[np.
     edges = (0.0, *DISTANCE_EDGES_KM, np.inf)
     for low, high in pairwise(edges):
         rows = (distance_km >= low) & (distance_km < high)
-        if rows.any():
+        if rows.any():  # NaN is in none
             yield (f"{low:g} to {high:g} km" if np.isfinite(high) else f"over {low:g} km"), rows
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, STORE, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, emit
 
 
 @click.group("features")
@@ -97,8 +97,9 @@ def gallery_features(version: str, store: str, out: Path, rows: int, quiet: bool
     show_default=True,
     help="The page; its directory is created when absent.",
 )
+@RECEIVERS
 @QUIET
-def report_features(version: str, store: str, path: Path, quiet: bool) -> None:
+def report_features(version: str, store: str, path: Path, receivers: str | None, quiet: bool) -> None:
     """Write a feature set's report as one HTML page: spec, counts, map, tensors, statistics, receivers, rejections, builds.
 
     The page needs no network, and prints. Pictures and distributions are of a sample when the set is large: at most eight
@@ -107,13 +108,13 @@ def report_features(version: str, store: str, path: Path, quiet: bool) -> None:
     \b
     Examples:
       heimdall features report --store ./features --html features.html
-      heimdall features report baseline --store s3://features --html reports/baseline.html
+      heimdall features report baseline --store s3://features --html reports/baseline.html --receivers receivers.csv
     """
     from featurestore.progress import on_stderr
     from featurestore.report.set_report import write_set_report
 
     with on_stderr(quiet) as progress:
-        write_set_report(store, version, path, progress)
+        write_set_report(store, version, path, progress, receivers)
     click.echo(path)
 
 

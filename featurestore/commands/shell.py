@@ -87,5 +87,10 @@ RAW_TO = click.option(
 STORE = click.option(
     "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
 )
+RECEIVERS = click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, for the map: websdr_id, latitude, longitude, name; a file or s3://…",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")

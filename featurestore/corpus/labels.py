@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -16,6 +14,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from featurestore.corpus.formats import FORMATS
 from featurestore.corpus.times import parse_time
 from featurestore.errors import DataQualityError, UsageError
+from featurestore.tables import EXPECTED as EXPECTED_OF_RECEIVERS
+from featurestore.tables import read_csv, receiver_number, require_columns, within
 
 SESSION_NAMESPACE = uuid5(NAMESPACE_URL, "urn:heimdall:session")
 """Where names of sessions turn into UUIDs; changing it would rename every session that was ingested by name."""
@@ -76,6 +76,7 @@ class Labels:
 
 
 COLUMNS = tuple(column.name for column in fields(Label))
+REQUIRED = ("file", "websdr_id", "latitude", "longitude")
 
 
 def read_labels(path: Path) -> Labels:
@@ -91,7 +92,8 @@ def read_labels(path: Path) -> Labels:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"labels {path} cannot be read: {reason}; give a .csv or .json file") from error
-    rows = _json_rows(path, text) if path.suffix.lower() == ".json" else _csv_rows(path, text)
+    is_json = path.suffix.lower() == ".json"
+    rows = _json_rows(path, text) if is_json else read_csv(f"labels {path}", text, REQUIRED)
     result = Labels()
     unknown: dict[str, None] = {}
     for number, row in rows:
@@ -115,13 +117,13 @@ def parse_label(values: dict[str, Any]) -> Label:
     """
     return Label(
         file=_required(values, "file", _text),
-        websdr_id=_required(values, "websdr_id", _receiver),
-        latitude=_required(values, "latitude", _within(-90, 90)),
-        longitude=_required(values, "longitude", _within(-180, 180)),
+        websdr_id=_required(values, "websdr_id", receiver_number),
+        latitude=_required(values, "latitude", within(-90, 90)),
+        longitude=_required(values, "longitude", within(-180, 180)),
         session_id=_optional(values, "session_id", parse_session),
         sample_rate_hz=_optional(values, "sample_rate_hz", _positive),
         frequency_mhz=_optional(values, "frequency_mhz", _positive),
-        snr_db=_optional(values, "snr_db", _within(-1000, 1000)),
+        snr_db=_optional(values, "snr_db", within(-1000, 1000)),
         timestamp=_optional(values, "timestamp", _time),
         approved=_optional(values, "approved", _yes_or_no),
         format=_optional(values, "format", _format),
@@ -138,17 +140,6 @@ def parse_session(text: object) -> UUID:
         return uuid5(SESSION_NAMESPACE, name)
 
 
-def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets write semicolons where the comma is the decimal point
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="(beyond the header)", strict=True)
-    try:
-        _check_columns(path, [str(name).strip().lower() for name in reader.fieldnames or ()])
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise UsageError(f"labels {path}, line {reader.line_num}: {error}; correct the CSV") from error
-
-
 def _json_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
         rows = json.loads(text)
@@ -156,14 +147,8 @@ def _json_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
         raise UsageError(f"labels {path} is not JSON ({error}); correct it") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UsageError(f'labels {path} is not a list of objects; expected [{{"file": …, "websdr_id": …}}, …]')
-    _check_columns(path, {str(name).strip().lower() for row in rows for name in row})
+    require_columns(f"labels {path}", {str(name).strip().lower() for row in rows for name in row}, REQUIRED)
     return enumerate(rows, 1)
-
-
-def _check_columns(path: Path, names: Iterable[str]) -> None:
-    missing = [name for name in ("file", "websdr_id", "latitude", "longitude") if name not in names]
-    if missing:
-        raise UsageError(f"labels {path} have no column {', '.join(missing)}; they have {', '.join(names) or 'none'}")
 
 
 def _required(values: dict[str, Any], name: str, parse: Callable[[Any], T]) -> T:
@@ -185,9 +170,7 @@ def _optional(values: dict[str, Any], name: str, parse: Callable[[Any], T]) -> T
 EXPECTED = {
     "file": "the name of a recording",
     "session_id": "a UUID or a name",
-    "websdr_id": "a whole number from 0 to 2147483647",
-    "latitude": "degrees from -90 to 90, such as 45.07",
-    "longitude": "degrees from -180 to 180, such as 7.69",
+    **EXPECTED_OF_RECEIVERS,
     "sample_rate_hz": "a number above 0, such as 192000",
     "frequency_mhz": "a number above 0, such as 144.8",
     "snr_db": "a number of decibels",
@@ -203,23 +186,6 @@ def _text(value: Any) -> str:
     if "\0" in text:
         raise ValueError(text)
     return text
-
-
-def _receiver(value: Any) -> int:
-    number = float(value)
-    if isinstance(value, bool) or not number.is_integer() or not 0 <= number < 2**31:
-        raise ValueError(value)
-    return int(number)
-
-
-def _within(low: float, high: float) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        number = float(value)
-        if isinstance(value, bool) or not low <= number <= high:  # NaN lies nowhere
-            raise ValueError(value)
-        return number
-
-    return parse
 
 
 def _positive(value: Any) -> float:

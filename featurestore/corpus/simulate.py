@@ -1,4 +1,4 @@
-"""Simulate a corpus: sessions → raw captures, catalog rows and `truth.csv`, in parallel, the same for any number of workers."""
+"""Simulate a corpus: sessions → raw captures, catalog rows, truth and receivers as CSV; the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from featurestore.corpus.truth import CaptureTruth, truth_csv
 from featurestore.errors import UsageError
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Progress
+from featurestore.receivers import receivers_csv
 from featurestore.snapshot import default_key
 
 TRUTH_KEY = "truth.csv"
+RECEIVERS_KEY = "receivers.csv"
 TASK_BYTES = 150_000_000
 """Raw samples that one task writes, roughly: a second of work, and some hundred bytes to send back per capture."""
 
@@ -51,6 +53,7 @@ class SimulationReport:
     seconds: float
     raw: str
     truth: str
+    receivers: str
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -111,6 +114,8 @@ def simulate(
     written.sort(key=lambda result: result.start)
     truths = [truth for result in written for truth, _ in result.captures]
     truth_name = _write_truth(truths, destination)
+    places = receivers_csv((each.websdr_id, each.latitude, each.longitude, each.name) for each in RECEIVERS)
+    open_objects(destination.raw.url).put_if_changed(RECEIVERS_KEY, places)
     recorded = catalog.record(destination.catalog, (record for result in written for _, record in result.captures))
     n_bytes = sum(result.n_bytes for result in written)
     return _report(spec, destination, truths, recorded, (n_bytes, time.monotonic() - began, truth_name))
@@ -188,6 +193,7 @@ def _report(
         seconds=round(seconds, 3),
         raw=str(destination.raw),
         truth=truth_name,
+        receivers=f"{destination.raw}/{RECEIVERS_KEY}",
     )
 
 
@@ -200,4 +206,5 @@ def describe(report: SimulationReport) -> Iterator[str]:
     if report.broken:
         yield "broken: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(report.broken.items()))
     yield f"truth: {report.truth}"
+    yield f"receivers: {report.receivers}"
     yield f"{report.bytes / 1e6:,.0f} MB in {report.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""Where the transmitters are: places in degrees, coloured by split, sized by rows."""
+"""Where transmitters are, and receivers: places in degrees, coloured by split, sized by rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.overview import SPLITS
+from featurestore.receivers import Receivers
 from featurestore.report.charts import both_sizes
 from featurestore.report.page import Html
 from featurestore.report.rows import LabelledRows
@@ -27,6 +28,8 @@ MAX_NUMBERED = 40
 """With more places, the numbers of their sessions would be a heap."""
 MARKERS = ("o", "s", "^")
 SPLIT_COLOURS = ("blue", "orange", "green")
+RECEIVERS = "receivers"
+"""Id of their layer."""
 SCALE_BARS_KM = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -125,12 +128,18 @@ def _join(plane: npt.NDArray[np.int64], radius: float) -> npt.NDArray[np.int64]:
     return place
 
 
-def draw_map(places: Places) -> Html:
+def draw_map(places: Places, receivers: Receivers | None = None) -> Html:
     """The map, to scale at its middle; marks tell what they hold when they are pointed at."""
     counts = ", ".join(f"{name} {int(places.rows[places.split == code].sum()):,} rows" for code, name in enumerate(SPLITS))
     label = f"Map of {places.n_places:,} places with transmitters: {counts}"
     titles = {name: [_title(places, index) for index in marks.tolist()] for name, marks in _layers(places).items()}
-    return both_sizes(lambda figure: _draw(figure, places), label, (620, 380), titles)
+    if receivers is not None:
+        label += f"; and of {len(receivers):,} receivers"
+        titles[RECEIVERS] = [
+            f"receiver {label} at {latitude:.4f}°, {longitude:.4f}°"
+            for label, (latitude, longitude) in zip(receivers.labels(), receivers.position.tolist(), strict=True)
+        ]
+    return both_sizes(lambda figure: _draw(figure, places, receivers), label, (620, 380), titles)
 
 
 def _layers(places: Places) -> dict[str, npt.NDArray[np.int64]]:
@@ -156,7 +165,7 @@ def _title(places: Places, index: int) -> str:
     )
 
 
-def _draw(figure: Figure, places: Places) -> None:
+def _draw(figure: Figure, places: Places, receivers: Receivers | None) -> None:
     axis: Any = figure.subplots()
     latitude, longitude = places.position.T
     wide = figure.get_figwidth() > 8
@@ -177,6 +186,8 @@ def _draw(figure: Figure, places: Places) -> None:
         )
     if places.n_places <= MAX_NUMBERED:
         _draw_numbers(axis, places, area)
+    if receivers is not None:
+        _draw_receivers(axis, receivers, float(longitude.mean()))
     axis.set_aspect(1 / _shrink(float(latitude.mean())), adjustable="datalim")
     axis.margins(0.1)
     axis.set_xlabel("longitude, °")
@@ -186,6 +197,20 @@ def _draw(figure: Figure, places: Places) -> None:
     axis.grid(alpha=0.5, linewidth=0.6)
     figure.draw_without_rendering()  # which widens the limits, so that the map is to scale
     _draw_scale(axis, float(latitude.mean()))
+
+
+def _draw_receivers(axis: Any, receivers: Receivers, middle: float) -> None:
+    """Crosses with the numbers of receivers; those that stand at one position share one."""
+    latitude = receivers.position[:, 0]
+    longitude = (receivers.position[:, 1] - middle + 180) % 360 - 180 + middle
+    axis.scatter(longitude, latitude, s=64, marker="P", color="black", edgecolors="white", linewidths=0.8, gid=RECEIVERS)
+    if len(receivers) > MAX_NUMBERED:
+        return
+    numbers: dict[tuple[float, float], list[str]] = {}
+    for number, *place in zip(receivers.websdr_id.tolist(), longitude.tolist(), latitude.tolist(), strict=True):
+        numbers.setdefault((place[0], place[1]), []).append(str(number))
+    for position, here in numbers.items():
+        axis.annotate(", ".join(here), position, (6, -9), textcoords="offset points", fontsize=9.5, weight="bold")
 
 
 def _draw_numbers(axis: Any, places: Places, area: npt.NDArray[np.float64]) -> None:

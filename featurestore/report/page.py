@@ -182,6 +182,11 @@ def table(
     return element("div", element("table", *content), class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
+def shorten(names: Sequence[str], most: int = 8) -> str:
+    """The first of a list, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def charts(*figures: str) -> Html:
     """Figures beside each other, as many as fit."""
     return element("div", *figures, class_="charts")

@@ -10,6 +10,7 @@ import numpy as np
 
 from featurestore.feature_set import FeatureSet
 from featurestore.overview import CHANNELS, SPLITS
+from featurestore.receivers import Receivers
 from featurestore.report.distributions import (
     CHANNEL_COLOURS,
     Values,
@@ -20,7 +21,7 @@ from featurestore.report.distributions import (
 )
 from featurestore.report.examples import MAX_RECEIVERS, draw_examples
 from featurestore.report.maps import SPLIT_COLOURS, Places, draw_map, find_places
-from featurestore.report.page import Html, Key, Section, beside, charts, figure, paragraph, table
+from featurestore.report.page import Html, Key, Section, beside, charts, figure, paragraph, shorten, table
 from featurestore.report.receivers import MAX_DRAWN, Timeline, draw_timeline
 from featurestore.report.rows import LabelledRows, chunk_rows, sample_chunks
 
@@ -28,13 +29,19 @@ SAMPLE_CHUNKS = 8
 """At most so many are read, for pictures and distributions: 100 MB at the default spec."""
 SPLIT_LEGEND = tuple(Key(colour, name) for colour, name in zip(SPLIT_COLOURS, SPLITS, strict=True))
 MAP_LEGEND = tuple(replace(key, mark=mark) for key, mark in zip(SPLIT_LEGEND, "●■▲", strict=True))
+RECEIVER_KEY = Key("ink", "receiver", "✚")
 CHANNEL_LEGEND = tuple(
     Key(colour, name, line) for colour, name, line in zip(CHANNEL_COLOURS, CHANNELS, ("━", "╍", "┅"), strict=True)
 )
 
 
-def transmitters(rows: LabelledRows) -> list[Html]:
-    """The map, and how far splits share places."""
+def positions(rows: LabelledRows, receivers: Receivers | None) -> list[Html]:
+    """The map, and how far splits share places.
+
+    Args:
+        rows: of the set.
+        receivers: where receivers stand; `None` when nobody said.
+    """
     places = find_places(rows)
     unknown = f" {places.unknown:,} rows have no position." if places.unknown else ""
     if not places.n_places:
@@ -49,16 +56,25 @@ def transmitters(rows: LabelledRows) -> list[Html]:
     title = f"{places.n_positions:,} positions of transmitters, at {places.n_places:,} places"
     caption = (
         f"Positions within {places.radius_km:.2g} km of each other are one place. Size: rows; number: sessions of a place; "
-        f"point at a mark for more.{unknown} The store keeps no positions of receivers, only their numbers: they are not on "
-        "the map."
+        f"point at a mark for more.{unknown} {_about_receivers(rows, receivers)}"
     )
+    heard = None if receivers is None else receivers.select(rows.websdr_id)
+    legend = MAP_LEGEND if heard is None else (*MAP_LEGEND, RECEIVER_KEY)
     return [
         beside(
-            figure(title, draw_map(places), caption, MAP_LEGEND, large=True),
+            figure(title, draw_map(places, heard), caption, legend, large=True),
             table("By split", ("split", "places", "sessions", "rows"), counted),
         ),
         _shared(places),
     ]
+
+
+def _about_receivers(rows: LabelledRows, receivers: Receivers | None) -> str:
+    if receivers is None:
+        return "The store keeps no positions of receivers, only their numbers: --receivers puts them on the map."
+    missing = np.setdiff1d(rows.websdr_id, receivers.websdr_id).tolist()
+    where_not = f"; where {shorten(list(map(str, missing)))} stand is not known" if missing else ""
+    return f"Bold: numbers of receivers{where_not}."
 
 
 def _shared(places: Places) -> Html:

@@ -11,10 +11,11 @@ import numpy as np
 from featurestore.feature_set import FeatureSet, open_set
 from featurestore.overview import SPLITS, show
 from featurestore.progress import Progress, Silent
+from featurestore.receivers import Receivers, read_receivers
 from featurestore.report import set_pictures
 from featurestore.report.charts import require_matplotlib
 from featurestore.report.history import draw_builds, read_history, rows_per_s
-from featurestore.report.page import Card, Html, Key, Page, Section, beside, figure, paragraph, require_place, table
+from featurestore.report.page import Card, Html, Key, Page, Section, beside, figure, paragraph, require_place, shorten, table
 from featurestore.report.rows import LabelledRows
 
 EXAMPLES_PER_REASON = 3
@@ -33,7 +34,9 @@ SPEC_MEANING = {
 }
 
 
-def write_set_report(store: str, version: str, path: Path, progress: Progress | None = None) -> None:
+def write_set_report(
+    store: str, version: str, path: Path, progress: Progress | None = None, receivers: str | None = None
+) -> None:
     """Write the report of a feature set as one HTML file.
 
     Args:
@@ -41,30 +44,33 @@ def write_set_report(store: str, version: str, path: Path, progress: Progress | 
         version: of the set, or a tag, or `latest`.
         path: the file; its directory is made when absent.
         progress: where to report.
+        receivers: CSV of where receivers stand, for the map: a file or `s3://…`.
 
     Raises:
-        UsageError: when there is no such set, the file cannot be written, or Matplotlib is not installed.
+        UsageError: when there is no such set, a file cannot be read or written, or Matplotlib is not installed.
         StoreError: when the set is damaged.
     """
     require_place(path)
     require_matplotlib()
+    where = None if receivers is None else read_receivers(receivers)
     opened = open_set(store, version)
     progress = progress or Silent()
-    describe_set(opened, show(store, opened.version, progress), progress).save(path)
+    describe_set(opened, show(store, opened.version, progress), progress, where).save(path)
 
 
-def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress) -> Page:
+def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, receivers: Receivers | None = None) -> Page:
     """The report.
 
     Args:
         opened: the set.
         shown: `overview.show` of it.
         progress: where to report.
+        receivers: where they stand; `None` when nobody said.
     """
     rows = LabelledRows.read(opened)
     parts: list[Callable[[], Sequence[Section]]] = [
         lambda: [Section("What it is", tuple(_identity(opened, shown))), *_warnings(shown)],
-        lambda: [Section("Transmitters", tuple(set_pictures.transmitters(rows)))],
+        lambda: [Section("Map", tuple(set_pictures.positions(rows, receivers)))],
         lambda: set_pictures.sampled(opened, rows),
         lambda: [Section("Mean and standard deviation by band", tuple(set_pictures.statistics(opened)))],
         lambda: [Section("SNR and frequency", tuple(set_pictures.labels(rows)))],
@@ -109,7 +115,7 @@ def _identity(opened: FeatureSet, shown: dict[str, Any]) -> list[Html]:
     parts = [
         ("spec", shown["spec_id"]),
         ("basis", f"{shown['basis']}, from {basis.rows:,} train rows, fitted {basis.created[:19].replace('T', ' ')} UTC"),
-        ("segments", f"{len(sizes):,}, of {_shorten(sizes)} rows"),
+        ("segments", f"{len(sizes):,}, of {shorten(sizes)} rows"),
         ("catalog query", str(shown["snapshot"].get("query"))),
         ("built by", ", ".join(f"{name} {version}" for name, version in shown["software"].items())),
     ]
@@ -134,10 +140,6 @@ def _warnings(shown: dict[str, Any]) -> list[Section]:
 
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _shorten(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _rejected(shown: dict[str, Any]) -> list[Html]:
@@ -171,11 +173,10 @@ def _builds(opened: FeatureSet) -> list[Html]:
         speed = "" if rate is None else f"{rate:,.1f}"
         rows.append((manifest.version, manifest.created[:19].replace("T", " "), *numbers, f"{manifest.seconds:,.1f}", speed))
     header = ("feature set", "built (UTC)", "captures", "rows", "computed", "reused", "seconds", "rows/s")
+    about = paragraph(f"This build and those before it; {history.ends}. Rows/s: rows computed in a second of the whole build.")
+    builds = table("Builds, newest first", header, rows, text=(0, 1))
+    if len(rows) == 1:
+        return [about, builds]
     legend = (Key("blue", "computed"), Key("muted", "reused"))
-    return [
-        paragraph(f"This build and those before it; {history.ends}. Rows/s: rows computed in a second of the whole build."),
-        beside(
-            figure("Rows, and how many a second were computed", draw_builds(history), "Oldest first.", legend),
-            table("Builds, newest first", header, rows, text=(0, 1)),
-        ),
-    ]
+    picture = figure("Rows, and how many a second were computed", draw_builds(history), "Oldest first.", legend)
+    return [about, beside(picture, builds)]

@@ -101,12 +101,12 @@ def test_values_that_cannot_be(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("a.csv", "", "have no column file, websdr_id, latitude, longitude; they have none"),
-        ("a.csv", "file,lat,lon\n", "have no column websdr_id, latitude, longitude; they have file, lat, lon"),
+        ("a.csv", "", "has no column file, websdr_id, latitude, longitude; it has none"),
+        ("a.csv", "file,lat,lon\n", "has no column websdr_id, latitude, longitude; it has file, lat, lon"),
         ("a.csv", f'{HEADER}\n"never closed', "correct the CSV"),
         ("a.json", "{", "is not JSON"),
         ("a.json", '{"file": "a"}', "is not a list of objects"),
-        ("a.json", "[]", "have no column"),
+        ("a.json", "[]", "has no column"),
     ],
 )
 def test_files_that_are_no_labels(tmp_path: Path, name: str, text: str, reason: str) -> None:

@@ -27,6 +27,7 @@ from featurestore.corpus.sites import RECEIVERS, REPEATER_SITES, distance_m
 from featurestore.errors import UsageError
 from featurestore.objects import Location, open_objects
 from featurestore.progress import Silent
+from featurestore.receivers import read_receivers
 from featurestore.rejection import REASONS
 from featurestore.snapshot import default_key
 
@@ -88,7 +89,8 @@ def test_more_sessions_add_to_those_that_are_there(tmp_path: Path, catalog: str)
 def test_another_seed_is_another_world(tmp_path: Path, catalog: str) -> None:
     write(replace(SMALL, sessions=1), tmp_path / "a", catalog)
     write(replace(SMALL, sessions=1, seed=8), tmp_path / "b", catalog)
-    assert not set(digests(tmp_path / "a").values()) & set(digests(tmp_path / "b").values())
+    same = set(digests(tmp_path / "a").items()) & set(digests(tmp_path / "b").items())
+    assert {key for key, _ in same} == {"receivers.csv"}
 
 
 def test_every_object_has_its_row_and_every_row_its_values(tmp_path: Path, catalog: str) -> None:
@@ -96,7 +98,11 @@ def test_every_object_has_its_row_and_every_row_its_values(tmp_path: Path, catal
     rows = catalog_rows(catalog)
     assert report.captures == report.inserted == len(rows) == SMALL.sessions * len(RECEIVERS)
     keys = {f"sessions/{session}/websdr_{receiver}.npy" for session, receiver, *_ in rows}
-    assert keys | {"truth.csv"} == set(digests(tmp_path))
+    assert keys | {"truth.csv", "receivers.csv"} == set(digests(tmp_path))
+    found = read_receivers(str(tmp_path / "receivers.csv"))
+    assert [(*found.position[place].tolist(), found.name[place]) for place in range(len(found))] == [
+        (each.latitude, each.longitude, each.name) for each in RECEIVERS
+    ]
     assert report.bytes == sum((tmp_path / key).stat().st_size for key in keys)
     by_session = defaultdict(set)
     for session, receiver, latitude, longitude, mhz, rate, snr, when, iq_key, approved in rows:

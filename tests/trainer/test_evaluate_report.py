@@ -58,7 +58,22 @@ def world(training_corpus: Corpus, services: Running, tmp_path_factory: pytest.T
     report = fit(replace(request, tracking=TrackingRequest(tracking)))
     assert report is not None
     path, table = directory / "reports" / "evaluation.html", directory / "predictions.parquet"
-    where = ["--store", store, "--split", "val", "--html", str(path), "--predictions", str(table), "--k", "3"]
+    receivers = directory / "receivers.csv"
+    receivers.write_text("websdr_id,latitude,longitude,name\n1,45.5,7.5,One\n2,45.05,7.1,Two\n77,0,0,nobody's\n")
+    where = [
+        "--receivers",
+        str(receivers),
+        "--store",
+        store,
+        "--split",
+        "val",
+        "--html",
+        str(path),
+        "--predictions",
+        str(table),
+        "--k",
+        "3",
+    ]
     options = [str(directory / "run" / "last.ckpt"), *where, "--tracking-uri", tracking, "--json"]
     done = CliRunner().invoke(main, ["evaluate", *options])
     assert done.exit_code == 0, done.output
@@ -85,6 +100,17 @@ def test_the_page_says_what_the_evaluation_says(world: World) -> None:
         assert {key: cells[:2] for key, cells in page.rows(caption).items()} == {
             key: [str(each["rows"]), km(each["error_mean_m"])] for key, each in metrics[name].items()
         }
+    from_receiver = page.rows("By distance from the receiver")
+    stands = {1: (45.5, 7.5), 2: (45.05, 7.1)}
+    table = world.predictions
+    known = [place for place, receiver in enumerate(table["websdr_id"]) if receiver in stands]
+    truth = np.stack([table["latitude"], table["longitude"]], axis=1)[known]
+    far = geodesic_m(np.array([stands[table["websdr_id"][place]] for place in known]), truth) / 1000
+    assert 0 < len(known) < world.found["rows"]
+    assert {name: int(cells[0]) for name, cells in from_receiver.items()} == {
+        name: int(rows.sum()) for name, rows in distance_groups(far)
+    }
+    assert "needs to know where receivers stand" not in page.text
     by_distance = page.rows("By distance to the nearest transmitter of the train split")
     assert sum(int(cells[0]) for cells in by_distance.values()) == world.found["rows"]
 
