@@ -51,8 +51,15 @@ class Receivers:
         return where
 
     def labels(self) -> list[str]:
-        """What to write beside each on a map: its name; its number where it has none."""
+        """What to call each: its name; its number where it has none."""
         return [name or str(number) for name, number in zip(self.name, self.websdr_id.tolist(), strict=True)]
+
+    def sharing(self) -> list[list[int]]:
+        """The places, in these columns, of receivers that stand at one position, for each position."""
+        found: dict[tuple[float, ...], list[int]] = {}
+        for place, position in enumerate(self.position.tolist()):
+            found.setdefault(tuple(position), []).append(place)
+        return list(found.values())
 
 
 def read_receivers(where: str) -> Receivers:

@@ -66,6 +66,7 @@ def test_positions_of_rows() -> None:
     np.testing.assert_array_equal(
         receivers.positions_of(np.array([5, 1, 2, 9])), [[46, 8], [np.nan, np.nan], [45, 7], [np.nan, np.nan]]
     )
+    assert receivers.sharing() == [[0], [1]]
     nobody = receivers.select([7])
     assert (len(nobody), nobody.name) == (0, ())
     np.testing.assert_array_equal(nobody.positions_of(np.array([5])), [[np.nan, np.nan]])

@@ -231,8 +231,10 @@ def _draw_receivers(axis: Axes, region: Region, receivers: Receivers) -> None:
     near = receivers.select(receivers.websdr_id[geodesic_m(receivers.position, centre) < MAX_HALF_EXTENT_M])
     plane = region.to_plane(near.position) / 1000
     axis.plot(*plane.T, "P", color=IDEAL, markeredgecolor="white", markersize=9, label="receiver")
-    for place, label in zip(plane.tolist(), near.labels(), strict=True):
-        axis.annotate(label, place, (6, -9), textcoords="offset points", fontsize=9, annotation_clip=True)
+    labels = near.labels()
+    for places in near.sharing():
+        names = ", ".join(labels[place] for place in places)
+        axis.annotate(names, plane[places[0]].tolist(), (6, -9), textcoords="offset points", fontsize=9, annotation_clip=True)
 
 
 def _draw_by_snr(figure: Figure, picture: Picture) -> None:

@@ -206,11 +206,10 @@ def _draw_receivers(axis: Any, receivers: Receivers, middle: float) -> None:
     axis.scatter(longitude, latitude, s=64, marker="P", color="black", edgecolors="white", linewidths=0.8, gid=RECEIVERS)
     if len(receivers) > MAX_NUMBERED:
         return
-    numbers: dict[tuple[float, float], list[str]] = {}
-    for number, *place in zip(receivers.websdr_id.tolist(), longitude.tolist(), latitude.tolist(), strict=True):
-        numbers.setdefault((place[0], place[1]), []).append(str(number))
-    for position, here in numbers.items():
-        axis.annotate(", ".join(here), position, (6, -9), textcoords="offset points", fontsize=9.5, weight="bold")
+    for places in receivers.sharing():
+        numbers = ", ".join(str(number) for number in receivers.websdr_id[places])
+        at = longitude[places[0]], latitude[places[0]]
+        axis.annotate(numbers, at, (-6, -9), textcoords="offset points", ha="right", fontsize=9.5, weight="bold")
 
 
 def _draw_numbers(axis: Any, places: Places, area: npt.NDArray[np.float64]) -> None:
