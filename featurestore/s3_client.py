@@ -63,7 +63,7 @@ def connect(location: Location, patience: Patience) -> Connections:
         credentials = Boto3CredentialProvider(session)
     except ValueError as error:
         raise UsageError(
-            f"no S3 credentials for {location}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"no S3 credentials for {location} were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
 
     def store(retries: RetryConfig, silence_s: float) -> S3Store:

@@ -295,3 +295,14 @@ def test_a_disk_that_is_too_small_or_not_ours(tmp_path: Path) -> None:
     assert "and 1,000,000,000,000.0 GB are needed (far too much)" in small.found
     assert small.next_step == "make room, or choose another place"
     assert foreign.state == "failed"
+
+
+def test_missing_credentials_are_the_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    finding = look(store="s3://features")["feature store"]
+    assert (finding.state, finding.found) == ("failed", "no S3 credentials for s3://features were found")
+    assert finding.next_step == "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from featurestore.progress import Progress
@@ -23,6 +24,18 @@ class DataWait(callbacks.Callback):
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._step_ended = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,  # noqa: ARG002 - Lightning's signature
+        pl_module: lightning.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """The stream learns of a step's end by the next request only, and after the last step there is none."""
+        self._step_ended = perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log share of waiting, rows and bytes per second, and hits of the cache."""
@@ -30,7 +43,7 @@ class DataWait(callbacks.Callback):
         if not isinstance(module, FeatureDataModule):
             return
         stats = module.data.train_stats
-        seconds = max(stats.seconds, 1e-9)
+        seconds = max(self._step_ended - stats.began, 1e-9)
         share = stats.waited_s / seconds
         pl_module.log("data/wait_share", share, sync_dist=True)
         pl_module.log("data/rows_per_s", stats.rows / seconds, sync_dist=True, reduce_fx="sum")

@@ -22,6 +22,7 @@ class StreamStats:
     Attributes:
         batches: handed over.
         rows: in them, padding left out.
+        began: when the first batch was asked for, on the clock of `time.perf_counter`.
         seconds: from the first request for a batch to the end of the latest.
         waited_s: of these, seconds in which the consumer waited for a batch.
         chunks_fetched: chunks read from the store.
@@ -32,6 +33,7 @@ class StreamStats:
 
     batches: int = 0
     rows: int = 0
+    began: float = 0.0
     seconds: float = 0.0
     waited_s: float = 0.0
     chunks_fetched: int = 0

@@ -157,7 +157,7 @@ class BatchStream:
         chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
         second = ThreadPoolExecutor(1, "gather-half")
         epoch = self._epoch = _Epoch(chunks, start_batch, (pool, second), self._assembly(second))
-        began = perf_counter()
+        began = stats.began = perf_counter()
         try:
             for _ in range(start_batch, order.n_batches):
                 asked = perf_counter()

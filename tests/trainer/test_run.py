@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tiny_training
 from corpus_for_tests import SMALL, Corpus
+from trainings_for_tests import tiny_training
 
 from cli import main
 from featurestore.errors import HeimdallError, UsageError
 from featurestore.feature_set import open_set
 from featurestore.objects import Location
+from featurestore.progress import Silent
 from featurestore.spec import SplitSpec
 from trainer import TrainReport, TrainRequest, fit, read_checkpoint
 from trainer.augment import AugmentSpec
@@ -67,6 +69,23 @@ def test_it_learns_a_set_by_heart(tiny: TrainRequest) -> None:
         patch.setattr("trainer.run.EpochProgress", lambda _: Watch())
         trained(replace(tiny, training=spec))
     assert losses[-1] < losses[0] - 0.4  # nats
+
+
+@pytest.mark.parametrize("batch_size", [8, 40])
+def test_waiting_is_a_share_of_the_epoch_also_when_it_has_one_step(tiny: TrainRequest, batch_size: int) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    assert fit(replace(tiny, batch_size=batch_size, training=tiny_training(3)), Said()) is not None
+    epochs = [line for line in said if line.startswith("epoch ")]
+    assert len(epochs) == 3
+    for line in epochs:
+        rate, share = re.findall(r"([\d,]+) rows/s, ([\d.]+)% waiting for data", line)[0]
+        assert 1 <= float(rate.replace(",", "")) < 100_000
+        assert float(share) <= 100
 
 
 class StopError(Exception):
