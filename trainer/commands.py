@@ -321,8 +321,16 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     help="Where training writes checkpoints.",
 )
 @JSON
+@QUIET
 def doctor(
-    *, catalog: str | None, query_file: Path | None, tracking_uri: str | None, checkpoints: Path, as_json: bool, **places: Any
+    *,
+    catalog: str | None,
+    query_file: Path | None,
+    tracking_uri: str | None,
+    checkpoints: Path,
+    as_json: bool,
+    quiet: bool,
+    **places: Any,
 ) -> None:
     """Look whether everything is there that the commands need, and say what to do about what is not.
 
@@ -336,12 +344,15 @@ def doctor(
       heimdall doctor --store ./features --tracking-uri sqlite:///mlflow.db --json
     """
     share_cores()
+    from featurestore.catalog import read_query
     from featurestore.doctor.services import Places
+    from featurestore.progress import on_stderr
     from trainer.doctor import DoctorRequest, diagnose
 
     if catalog is None and any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")):
         catalog = ""
-    query = None if query_file is None else query_file.read_text()
-    found = diagnose(DoctorRequest(Places(catalog, query, **places), tracking_uri, checkpoints))
+    query = None if query_file is None else read_query(query_file)
+    with on_stderr(quiet) as progress:
+        found = diagnose(DoctorRequest(Places(catalog, query, **places), tracking_uri, checkpoints), progress)
     emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
     sys.exit(found.exit_code)

@@ -9,6 +9,7 @@ from featurestore.doctor.checks import Check, Diagnosis, Skipped, run
 from featurestore.doctor.services import LEAST_FREE_BYTES, Places, disk_check, disk_checks, service_checks
 from featurestore.doctor.software import software_checks
 from featurestore.errors import HeimdallError, ServiceUnavailableError, first_line
+from featurestore.progress import Progress
 from featurestore.redaction import without_credentials
 from trainer.tracker_address import knock
 
@@ -36,7 +37,7 @@ class DoctorRequest:
     checkpoints: Path = Path("checkpoints")
 
 
-def diagnose(request: DoctorRequest) -> Diagnosis:
+def diagnose(request: DoctorRequest, progress: Progress | None = None) -> Diagnosis:
     """Look at everything, side by side; see `featurestore.doctor`."""
     services = [
         *software_checks(),
@@ -44,7 +45,7 @@ def diagnose(request: DoctorRequest) -> Diagnosis:
         Check("MLflow", lambda: _mlflow(request.tracking_uri), "check --tracking-uri", TORCH_DEADLINE_S),
         Check("GPU", _gpu, "reinstall torch: https://pytorch.org/get-started", TORCH_DEADLINE_S),
     ]
-    found = run(services)
+    found = run(services, progress)
     need = N_CHECKPOINTS * CHECKPOINT_BYTES
     what = f"{N_CHECKPOINTS} checkpoints of ConvNeXt large"
     disks = [*disk_checks(request.places), disk_check("checkpoints", request.checkpoints, need, what)]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from featurestore.errors import HeimdallError, ServiceUnavailableError, first_line
+from featurestore.progress import Progress, Silent
 
 DEADLINE_S = 10.0
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -85,8 +86,10 @@ class Diagnosis:
         return [*found, ", ".join(f"{count} {state}" for state, count in counts.items())]
 
 
-def run(checks: Sequence[Check]) -> list[Finding]:
+def run(checks: Sequence[Check], progress: Progress | None = None) -> list[Finding]:
     """The findings of all checks, in their order; none takes longer than its deadline, and none keeps another from its own."""
+    progress = progress or Silent()
+    progress.start("look", len(checks), "checks")
     found: dict[int, Finding] = {}
     threads = []
     began = time.monotonic()
@@ -99,6 +102,7 @@ def run(checks: Sequence[Check]) -> list[Finding]:
         thread.join(max(0.0, began + check.deadline_s - time.monotonic()))
         late = f"no answer within {check.deadline_s:g} s"
         found.setdefault(place, Finding(check.name, FAILED, late, check.next_step, no_answer=True))
+        progress.advance(1)
     return [found[place] for place in range(len(checks))]
 
 
