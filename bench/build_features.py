@@ -67,7 +67,7 @@ def naive(paths: list[Path]) -> None:
         start = SPEC.starts(len(z))[0] // SPEC.hop_length
         tensor = []
         for channel in (z.real, z.imag, np.abs(z)):
-            _, _, x = scipy.signal.stft(
+            _, _, x = scipy.signal.stft(  # type: ignore[call-overload]  # its stubs know no window that is an array
                 channel, nperseg=SPEC.n_fft, noverlap=SPEC.n_fft - SPEC.hop_length, window=window, boundary=None, padded=False
             )
             power = (2 * np.abs(x)) ** 2

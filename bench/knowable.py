@@ -67,7 +67,7 @@ def errors_m(truth: Array, grid: Array, heard: Array, known: Array) -> Array:
         weight = np.exp(exponent - exponent.max())
         likely = weight > NEGLIGIBLE
         found[row] = spatial_median(grid[likely], weight[likely])
-    return np.hypot(*(found - truth).T)
+    return np.asarray(np.hypot(*(found - truth).T))
 
 
 def main() -> None:

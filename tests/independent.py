@@ -43,7 +43,7 @@ def open_plainly(store: Path, version: str | None = None) -> Opened:
     """Open a local store."""
     version = version or json.loads((store / "latest.json").read_text())["version"]
     group = zarr.open_group(store / "sets" / version, mode="r")
-    manifest = dict(group.attrs)
+    manifest: dict[str, Any] = dict(group.attrs)
     root = store / "specs" / str(manifest["spec"])
     basis = zarr.open_group(root / "bases" / str(manifest["basis"]), mode="r")
     features = f"features-{manifest['basis']}"

@@ -15,7 +15,7 @@ from independent import check, check_fitted, open_plainly
 from featurestore import open_set, sets
 from featurestore.build import BuildRequest, build
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.objects import Location
+from featurestore.objects import Location, Objects
 from featurestore.progress import Silent
 from featurestore.rejection import REASONS
 from featurestore.spec import FeatureSpec, SplitSpec
@@ -73,7 +73,7 @@ def test_rows_of_equal_content_are_told(corpus: Corpus) -> None:
     corpus.build(max_rejected_fraction=0.5)
     opened = open_plainly(corpus.store.directory)
     (segment,) = corpus.store.directory.glob("specs/*/segments/*")
-    content = zarr.open_array(segment / "content", mode="r")[:]
+    content = np.asarray(zarr.open_array(segment / "content", mode="r"))
     tensors = [row.tobytes() for row in opened.logmel]
     equal = {(i, j) for i in range(27) for j in range(i) if (content[i] == content[j]).all() and content[i].any()}
     assert equal == {
@@ -369,7 +369,7 @@ def test_an_interrupted_build_goes_on_where_it_was(corpus: Corpus, monkeypatch: 
 
     with pytest.raises(KeyboardInterrupt):
         build(corpus.request(), Interrupt())
-    assert sets.list_sets(sets.Objects(corpus.store)) == ([], {})
+    assert sets.list_sets(Objects(corpus.store)) == ([], {})
     report = corpus.build()
     assert (report.reused, report.computed) == (24, 24)
     opened = open_plainly(corpus.store.directory)
@@ -407,6 +407,7 @@ def test_chunks_are_as_even_as_the_design_says(corpus: Corpus, monkeypatch: pyte
     (segment,) = (corpus.store.directory / "specs" / SMALL.id / "segments").iterdir()
     array = zarr.open_array(segment / "logmel", mode="r")
     assert array.chunks == (7, 3, 24, 8)
+    assert array.metadata.zarr_format == 3
     assert array.metadata.dimension_names == ("row", "channel", "mel", "frame")
     assert array.attrs["units"] == "dBFS"
     assert np.isnan(array.fill_value)

@@ -66,7 +66,7 @@ def grow(corpus: Corpus, **changes: object) -> Corpus:
 
 
 def merge(corpus: Corpus, version: str = "latest", **changes: object) -> CompactReport:
-    return compact(replace(CompactRequest(corpus.store.url, version, workers=0), **changes))  # type: ignore[arg-type]
+    return compact(replace(CompactRequest(corpus.store.url, version, workers=0), **changes))  # type: ignore[arg-type]  # any field
 
 
 def from_nothing(corpus: Corpus, spec: FeatureSpec = SMALL) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -8,6 +8,7 @@ import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from hypothesis import given
@@ -23,13 +24,13 @@ WHEN_US = 1_767_323_045_678_901
 
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.randoms(use_true_random=False))
-def test_exactly_the_listed_captures_are_found(ids: set[int], listed: set[int], random: object) -> None:
+def test_exactly_the_listed_captures_are_found(ids: set[int], listed: set[int], random: Random) -> None:
     there = snapshot(sorted(ids))
     keys = dict(zip(sorted(ids), there.keys(), strict=True))
     other = snapshot(sorted(listed))
     infos = [ObjectInfo(key, 100 + i, f'"{key}"', WHEN_US) for i, key in zip(sorted(listed), other.keys(), strict=True)]
     infos += [ObjectInfo("sessions/other.txt", 1, None, WHEN_US), ObjectInfo("truth.csv", 2, None, WHEN_US)]
-    random.shuffle(infos)  # type: ignore[attr-defined]  # Hypothesis's random is a Random
+    random.shuffle(infos)
     found = join(infos, there, Silent(), by_etag=True)
     expected = [100 + capture if capture in listed else MISSING for capture in sorted(ids)]
     assert found.size_bytes.tolist() == expected
@@ -55,7 +56,7 @@ def test_local_digests_follow_key_size_and_time_but_not_the_inode(tmp_path: Path
         path.unlink(missing_ok=True)
         path.write_bytes(content)
         os.utime(path, ns=(mtime_ns, mtime_ns))
-        return read_listing(raw, there, Silent()).source_digest[0].tobytes()
+        return bytes(read_listing(raw, there, Silent()).source_digest[0])
 
     first = digest(b"abc", 1_700_000_000_123_456_000)
     assert digest(b"abc", 1_700_000_000_123_456_000) == first

@@ -76,7 +76,9 @@ def test_every_row_is_planned_once_and_none_is_computed_twice(
     history: list[tuple[list[int], dict[int, int], set[int]]], ids: list[int], versions: dict[int, int], n_windows: int
 ) -> None:
     spec = replace(SPEC, windows_per_capture=n_windows)
-    holdings = [holding(f"{i:012d}", *past, spec=spec, bad=bad) for i, (*past, bad) in enumerate(history)]
+    holdings = [
+        holding(f"{i:012d}", past_ids, past_versions, spec, bad) for i, (past_ids, past_versions, bad) in enumerate(history)
+    ]
     plan = make_plan(spec, SplitSpec(), snapshot(ids), listing(ids, versions), holdings)
     present = [capture for capture in ids if versions.get(capture, 0) != -1]
     assert sorted(wanted_rows(plan)) == [(capture, window) for capture in present for window in range(n_windows)]

@@ -75,7 +75,7 @@ def test_regions_are_never_torn_apart() -> None:
     ids = columns(sessions(400))
     position = np.stack([rng.uniform(44, 45, 400), rng.uniform(-1, 1, 400)], axis=1)
     split = assign(SplitSpec(by="region", region_degrees=0.25), ids, position)
-    cells = {}
+    cells: dict[tuple[int, int], int] = {}
     for (latitude, longitude), code in zip(position, split.tolist(), strict=True):
         cell = (int(np.floor(latitude / 0.25)), int(np.floor(longitude / 0.25)))
         assert cells.setdefault(cell, code) == code

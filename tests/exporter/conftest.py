@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import torch
 from corpus_for_tests import SMALL, Corpus
-from made_for_tests import Built, save_checkpoint
+from exports_for_tests import Built, save_checkpoint
 from psycopg import sql
 
 from exporter.graph import export_graph

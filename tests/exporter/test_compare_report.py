@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import look
-from made_for_tests import Built, invoke, json_of, published, with_weight
+from exports_for_tests import Built, invoke, json_of, published, with_weight
 from pages import read_page
 
 from exporter.compare import CompareRequest, compare

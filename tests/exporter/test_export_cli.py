@@ -21,7 +21,7 @@ import torch
 import yaml
 from click.testing import Result
 from corpus_for_tests import SMALL
-from made_for_tests import Built, invoke, json_of, save_checkpoint, with_weight
+from exports_for_tests import Built, invoke, json_of, save_checkpoint, with_weight
 
 from exporter.latest import read_latest, read_release
 from exporter.onnx_file import ExportedGraph, read_model, write

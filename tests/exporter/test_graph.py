@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from made_for_tests import Built
+from exports_for_tests import Built
 
 from exporter.graph import Located, export_graph, network_to_export
 from exporter.metadata import STRUCTURED, UNITS, GraphInfo

@@ -15,10 +15,10 @@ import pytest
 import scipy.fft
 import torch
 from corpus_for_tests import SMALL
+from exports_for_tests import Built
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from made_for_tests import Built
 
 from exporter.iq_graph import combine, export_iq_graph
 from exporter.onnx_file import ExportedGraph, check

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from made_for_tests import Built
+from exports_for_tests import Built
 
 from exporter.onnx_file import BACKBONE, ExportedGraph, write
 from exporter.precision import PRECISIONS, convert

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from made_for_tests import Built
+from exports_for_tests import Built
 
 from exporter.onnx_file import ExportedGraph
 from exporter.predict import Predictor

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corpus_for_tests import SMALL
-from made_for_tests import Built, invoke, json_of, published
+from exports_for_tests import Built, invoke, json_of, published
 
 from exporter.latest import promote, read_release
 from exporter.onnx_file import ExportedGraph
@@ -61,7 +61,7 @@ def expected(iq_graph: ExportedGraph, built: Built) -> Any:
 
 def test_every_name_of_a_model_gives_the_same(models: str, recordings: Path, iq_graph: ExportedGraph, built: Built) -> None:
     wanted = expected(iq_graph, built)
-    ways = [[models], [f"{models}/v1.2.3"], ["1.2.3", "--models", models], ["latest", "--models", models], [iq_graph.path]]
+    ways = [[models], [f"{models}/v1.2.3"], ["1.2.3", "--models", models], ["latest", "--models", models], [str(iq_graph.path)]]
     for model, *more in ways:
         found = json_of("predict", model, recordings, *RATE, *more)
         assert (found["release"], found["precision"]) == ("1.2.3", "fp32")

@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from made_for_tests import invoke, json_of, published
+from exports_for_tests import invoke, json_of, published
 
 from exporter.latest import promote, read_release
 from exporter.onnx_file import ExportedGraph
@@ -96,7 +96,7 @@ def test_mlflow_loads_a_release_by_its_alias(
         found = mlflow.models.get_model_info("models:/locator@candidate").signature
         model = mlflow.pyfunc.load_model("models:/locator@candidate")
     finally:
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it, which its annotation forgets
     assert found is not None
     assert [tensor.shape for tensor in found.inputs] == [(-1, *shape)]
     assert [tensor.name for tensor in found.outputs] == ["positions", "uncertainties"]

@@ -12,7 +12,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from made_for_tests import invoke, json_of
+from exports_for_tests import invoke, json_of
 
 from exporter.latest import promote, read_latest, read_release, rollback
 from exporter.release import CLAIM, MARKER, Release, Version, claim, claimed, list_releases, publish

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from corpus_for_tests import SMALL
-from made_for_tests import Built
+from exports_for_tests import Built
 from onnx import numpy_helper
 
 from exporter.onnx_file import ExportedGraph, describe

@@ -23,6 +23,7 @@ from featurestore.catalog import read_snapshot
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.feature_set import open_set
 from featurestore.objects import Location, Objects, open_objects
+from featurestore.services import Running
 
 CANARY = npy(noise(1000, seed=99))
 """A capture that any reader would take, in places that none must reach."""
@@ -359,12 +360,12 @@ def test_sessions_are_uuids_or_nothing(place: Place, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_catalogs_in_other_encodings(services: object, tmp_path: Path, encoding: str, tally: Tally) -> None:
+def test_catalogs_in_other_encodings(services: Running, tmp_path: Path, encoding: str, tally: Tally) -> None:
     """A key that is no UTF-8 is an error that says so; one that the server can turn into it is a key."""
     from featurestore.catalog import create_table
     from featurestore.services import postgres
 
-    admin = services.catalog  # type: ignore[attr-defined]
+    admin = services.catalog
     name = f"odd_{encoding.lower()}"
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())

@@ -10,13 +10,12 @@ import pytest
 import torch
 from corpus_for_tests import Corpus
 from psycopg import sql
+from trainings_for_tests import tiny_training
 
 from featurestore.catalog import create_table
 from featurestore.objects import Location
 from featurestore.services import Running, postgres
-from trainer.model import NetworkSpec
 from trainer.request import Hardware, TrainRequest
-from trainer.training_spec import OptimizerSpec, TrainingSpec
 
 SESSIONS = range(20)
 
@@ -39,10 +38,6 @@ def training_corpus(services: Running, tmp_path_factory: pytest.TempPathFactory)
         patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
         corpus.build(tag="small")
     return corpus
-
-
-def tiny_training(epochs: int) -> TrainingSpec:
-    return TrainingSpec(NetworkSpec(backbone="convnext_atto"), OptimizerSpec(warmup_epochs=1, max_epochs=epochs))
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_training
 from corpus_for_tests import Corpus
+from trainings_for_tests import tiny_training
 
 from trainer import TrainRequest, fit, read_checkpoint
 from trainer.request import Hardware

@@ -6,7 +6,7 @@ import gc
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,8 +68,8 @@ def rows_of(batches: list[Batch]) -> list[int]:
     return [row for batch in batches for row in batch.row.tolist() if row != PADDING]
 
 
-def keep(batches: object) -> list[Batch]:
-    return [batch.copy() for batch in batches]  # type: ignore[attr-defined]  # any iterable of batches
+def keep(batches: Iterable[Batch]) -> list[Batch]:
+    return [batch.copy() for batch in batches]
 
 
 def read_all(data: FeatureStream) -> list[list[int]]:

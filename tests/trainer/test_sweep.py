@@ -19,8 +19,8 @@ import mlflow
 import psycopg
 import pytest
 from click.testing import CliRunner
-from conftest import tiny_training
 from corpus_for_tests import Corpus
+from trainings_for_tests import tiny_training
 
 from cli import main
 from featurestore.errors import HeimdallError, ServiceUnavailableError, UsageError

@@ -13,8 +13,8 @@ from pathlib import Path
 import mlflow
 import psycopg
 import pytest
-from conftest import tiny_training
 from psycopg import sql
+from trainings_for_tests import tiny_training
 
 from featurestore.errors import ServiceUnavailableError, UsageError
 from featurestore.services import Running, postgres
@@ -52,8 +52,10 @@ def test_a_run_holds_parameters_metrics_dataset_and_software_and_goes_on_when_tr
     losses = client.get_metric_history(str(report.run_id), "val/loss")
     assert [metric.value for metric in losses] == pytest.approx([report.val_loss, again.val_loss])
     assert {"train/loss", "train/gradient_norm", "data/wait_share", "val/error_median_m"} <= run.data.metrics.keys()
+    assert run.inputs is not None
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.digest == report.version
+    assert given.dataset.profile is not None
     assert json.loads(given.dataset.profile)["spec"]["n_mels"] == 24
     assert client.list_artifacts(str(report.run_id), "checkpoints")
     pictures = {Path(file.path).name for file in client.list_artifacts(str(report.run_id), "evaluation")}

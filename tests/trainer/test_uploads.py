@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_training
+from trainings_for_tests import tiny_training
 
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
 from featurestore.objects import open_objects

@@ -1,0 +1,10 @@
+"""A training that takes seconds."""
+
+from __future__ import annotations
+
+from trainer.model import NetworkSpec
+from trainer.training_spec import OptimizerSpec, TrainingSpec
+
+
+def tiny_training(epochs: int) -> TrainingSpec:
+    return TrainingSpec(NetworkSpec(backbone="convnext_atto"), OptimizerSpec(warmup_epochs=1, max_epochs=epochs))
