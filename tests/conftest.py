@@ -20,6 +20,10 @@ pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it
 # Before anything imports torch: tests run beside each other, and its idle threads would spin (docs/log.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Before anything imports dask: clusters that tests start themselves have its profiler, too, which can freeze Python 3.11
+# (see featurestore.cluster).
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
+
 
 LONG = ("test_demo", "test_secrets", "test_kills", "test_export_cli", "test_sweep", "test_build_services", "test_network")
 """Files to begin with, the longest first: begun last, one would keep one process busy while the others have nothing left."""

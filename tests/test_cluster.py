@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import get_worker
 
@@ -61,7 +62,7 @@ def is_profiled(_: int) -> bool:
 
 def test_workers_are_not_profiled() -> None:
     """On Python 3.11 a profiler that looks at other threads' frames can meet the garbage collector, and stop for good."""
-    with open_runner(1, None, Silent(), 100) as runner:
+    with dask.config.set({"distributed.worker.profile.enabled": True}), open_runner(1, None, Silent(), 100) as runner:
         assert list(runner.run(is_profiled, [0])) == [False]
 
 
