@@ -49,7 +49,7 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 
 docs: setup  ## The pages as HTML in build/docs, with every warning an error
 	$(BIN)/python docs/cli_page.py
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -b html docs build/docs
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet -b html docs build/docs
 
 clean:  ## Remove what these targets made
 	rm -rf demo demo-s3 .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -247,21 +247,33 @@ def _silent_dask() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def connect(scheduler: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Any:
+    """A Dask client of a scheduler that exists.
+
+    Raises:
+        UsageError: when `scheduler` is no address.
+        ServiceUnavailableError: when nobody answers there.
+    """
+    from distributed import Client
+
+    # A malformed address is noticed here: a Client that was never opened takes 20 s and a traceback to go away.
+    if not re.fullmatch(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}", scheduler):
+        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
+    try:
+        return Client(scheduler, timeout=timeout_s, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ServiceUnavailableError(
+            f"no Dask scheduler answers at {scheduler} ({first_line(error)}); start one with 'dask scheduler', or leave "
+            "--scheduler out"
+        ) from error
+
+
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     from distributed import Client
 
     if scheduler is not None:
-        # A malformed address is noticed here: a Client that was never opened takes 20 s and a traceback to go away.
-        if not re.fullmatch(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}", scheduler):
-            raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
-        try:
-            client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise ServiceUnavailableError(
-                f"no Dask scheduler answers at {scheduler} ({error}); start one with 'dask scheduler', or leave --scheduler out"
-            ) from error
-        with client:
+        with connect(scheduler) as client:
             yield client
         return
     with local_cluster(workers or len(os.sched_getaffinity(0))) as cluster, Client(cluster, set_as_default=False) as client:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib.metadata import version
 from typing import Any
 
-from featurestore.errors import HeimdallError, ServiceUnavailableError, UsageError, first_line
-from featurestore.redaction import without_credentials
+from featurestore.cluster import connect
+from featurestore.errors import HeimdallError
 
-ADDRESS = re.compile(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}")
 CONNECT_TIMEOUT_S = 4
 MUST_AGREE = ("heimdall-featurestore", "numpy", "distributed")
 """Packages whose objects travel between a build and its workers."""
@@ -24,17 +22,7 @@ def look_at_dask(scheduler: str) -> str:
         ServiceUnavailableError: when nobody answers.
         HeimdallError: when there are no workers, or their software is not ours.
     """
-    from distributed import Client
-
-    if not ADDRESS.fullmatch(scheduler):  # a Client that was never opened takes long to go away
-        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
-    try:
-        client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise ServiceUnavailableError(
-            f"no Dask scheduler answers at {scheduler} ({first_line(error)}); start one: dask scheduler"
-        ) from error
-    with client:
+    with connect(scheduler, CONNECT_TIMEOUT_S) as client:
         return _look_at_workers(client, scheduler)
 
 
