@@ -29,7 +29,8 @@ from cli import main
 from featurestore.catalog_state import server_version
 from featurestore.doctor.checks import Check, Diagnosis, Finding, run
 from featurestore.doctor.services import Places, disk_check, service_checks
-from featurestore.doctor.software import compare, requirements
+from featurestore.doctor.software import compare
+from featurestore.extras import requirements
 from featurestore.objects import Location, open_objects
 
 

@@ -28,10 +28,22 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except HeimdallError as error:
             fail(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            fail(_what_to_install(error), HeimdallError.exit_code)
         except KeyboardInterrupt as interrupt:
             fail(
                 "interrupted; run the same command again to go on from here", 143 if isinstance(interrupt, _Terminated) else 130
             )
+
+
+def _what_to_install(error: ModuleNotFoundError) -> str:
+    """In words, which extra has what a command could not import; an error of any other kind is raised again."""
+    from featurestore.extras import extra_that_brings, install_command
+
+    extra = extra_that_brings(error.name or "")
+    if extra is None:
+        raise error
+    return f"this command needs {error.name}, which is not installed; {install_command(extra)}"
 
 
 class _Terminated(KeyboardInterrupt):

@@ -5,37 +5,24 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from featurestore.doctor.checks import Check, Skipped
 from featurestore.errors import HeimdallError
-
-PACKAGE = "heimdall-featurestore"
-FOR_DEVELOPERS = ("bench", "dev")
+from featurestore.extras import PACKAGE, extras, install_command, requirements
 
 
 def software_checks() -> list[Check]:
     """Python, what every command needs, and each extra."""
-    upgrade = f"pip install --upgrade {PACKAGE}"
-    extras = [extra for extra in metadata(PACKAGE).get_all("Provides-Extra") or () if extra not in FOR_DEVELOPERS]
+    upgrade = install_command("")
     return [
         Check("Python", _python, "install a newer Python"),
         Check("packages", lambda: _packages(""), upgrade),
-        *(Check(f"packages [{extra}]", partial(_packages, extra), upgrade) for extra in extras),
+        *(Check(f"packages [{extra}]", partial(_packages, extra), upgrade) for extra in extras()),
     ]
-
-
-def requirements(extra: str) -> list[Requirement]:
-    """What the package asks for: without an extra (empty), or only with it; as far as it applies on this machine."""
-    found = [Requirement(text) for text in requires(PACKAGE) or ()]
-
-    def applies(requirement: Requirement, extra: str) -> bool:
-        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-    return [each for each in found if applies(each, extra) and (not extra or not applies(each, ""))]
 
 
 def compare(wanted: Iterable[Requirement]) -> tuple[list[str], list[str]]:
@@ -62,9 +49,9 @@ def _python() -> str:
 def _packages(extra: str) -> str:
     wanted = requirements(extra)
     missing, outdated = compare(wanted)
-    install = f"pip install --upgrade '{PACKAGE}{f'[{extra}]' if extra else ''}'"
-    if outdated or (missing and not extra):
-        raise HeimdallError(f"{', '.join([*outdated, *(f'no {name}' for name in missing)])}; {install}")
-    if missing:
+    install = install_command(extra)
+    if extra and len(missing) > len(wanted) / 2:  # nobody asked for it; one or another package is there for other reasons
         raise Skipped(f"without {', '.join(missing)}; if you need it: {install}")
+    if outdated or missing:
+        raise HeimdallError(f"{', '.join([*outdated, *(f'no {name}' for name in missing)])}; {install}")
     return f"{len(wanted)} as wanted" + (f": {PACKAGE} {version(PACKAGE)}" if not extra else "")
