@@ -16,7 +16,7 @@ from featurestore.errors import StoreError
 from featurestore.mel import cepstrum
 from featurestore.moments import Moments
 from featurestore.objects import Objects
-from featurestore.removals import require_unannounced
+from featurestore.removals import require_stored, require_unannounced
 from featurestore.segments import group_metadata
 from featurestore.spec import FeatureSpec, digest
 
@@ -80,12 +80,18 @@ def bases_path(spec_id: str) -> str:
 
 
 def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
-    """Write a basis, its group metadata last. Of one that exists, only the time is new: it is the current one again."""
+    """Write a basis, its group metadata last. Of one that exists, only the time is new: it is the current one again.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` is removing it, or has taken some of it meanwhile.
+    """
     path = f"{bases_path(spec.id)}/{basis.id}"
     require_unannounced(objects, [path])
     for name in ("mean", "std"):
         write_array(objects, f"{path}/{name}", getattr(basis, name), statistics_layout(spec, name))
     write_basis_group(objects, spec, basis)
+    arrays = [f"{path}/{name}/{key}" for name in ("mean", "std") for key in ("zarr.json", statistics_layout(spec, name).key(0))]
+    require_stored(objects, [path], {f"{path}/zarr.json", *arrays}, f"{path}/zarr.json")
 
 
 def statistics_layout(spec: FeatureSpec, name: str) -> ArrayLayout:

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,6 +90,33 @@ def require_unannounced(objects: Objects, paths: Iterable[str]) -> None:
             f"features gc is removing {objects.location}/{min(doomed)}, which is needed here; "
             "run the same command again when it has ended"
         )
+
+
+def require_stored(objects: Objects, things: Sequence[str], wanted: set[str], marker: str) -> None:
+    """Check that all that a marker promises is there, now that it is written; else take the marker back.
+
+    A gc that began after this command did, and ended before the marker was written, may have removed what was found there
+    from before, or one half of what both were at. Whatever begins to be removed from now on loses its marker first.
+
+    Args:
+        objects: the store.
+        things: prefixes of what was written, the one that holds all of it first.
+        wanted: keys of all objects.
+        marker: key of the marker.
+
+    Raises:
+        ServiceUnavailableError: when `features gc` took something, or is at it.
+    """
+    try:
+        require_unannounced(objects, things)
+        missing = wanted - {info.key for info in objects.walk(things[0])}
+        if missing:
+            raise ServiceUnavailableError(
+                f"features gc removed {objects.location}/{min(missing)} while it was being written; run the same command again"
+            )
+    except ServiceUnavailableError:
+        objects.delete([marker])
+        raise
 
 
 def _is_stale(modified: datetime, host: str, pid: int) -> bool:

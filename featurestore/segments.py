@@ -19,7 +19,7 @@ from featurestore.chunks import ArrayLayout, read_array, read_layout, write_arra
 from featurestore.errors import ServiceUnavailableError, StoreError
 from featurestore.objects import Objects
 from featurestore.rejection import Reason
-from featurestore.removals import require_unannounced
+from featurestore.removals import require_stored, require_unannounced
 from featurestore.rows import Holding, RowFacts, chunk_rows
 from featurestore.software import versions
 from featurestore.spec import FeatureSpec
@@ -262,26 +262,18 @@ def add_features(objects: Objects, segment: Segment, basis: str, crcs: list[int]
 
 
 def _require_stored(objects: Objects, segment: Segment, arrays: Iterable[str], marker: str) -> None:
-    """Check that all that a marker promises is there, now that it is written; else take it back (see removals.py).
+    """Check that all that a marker promises is there, now that it is written.
 
     Raises:
-        ServiceUnavailableError: when `features gc` took something, or is at it.
+        ServiceUnavailableError: when `features gc` took something, or is at it; the marker is taken back.
     """
     wanted = set()
     for name in arrays:
         layout = column_layout(name, segment.n_rows) if name in (*FACTS, REASON) else segment.layout(name)
         wanted |= {f"{segment.path}/{name}/{layout.key(chunk)}" for chunk in range(layout.n_chunks)}
         wanted.add(f"{segment.path}/{name}/zarr.json")
-    try:
-        require_unannounced(objects, [segment.path, *(f"{segment.path}/{name}" for name in arrays)])
-        missing = wanted - {info.key for info in objects.walk(segment.path)}
-        if missing:
-            raise ServiceUnavailableError(
-                f"features gc removed {objects.location}/{min(missing)} while it was being written; run the same command again"
-            )
-    except ServiceUnavailableError:
-        objects.delete([f"{segment.path}/{marker}"])
-        raise
+    things = [segment.path, *(f"{segment.path}/{name}" for name in arrays)]
+    require_stored(objects, things, wanted, f"{segment.path}/{marker}")
 
 
 def read_marker(objects: Objects, spec_id: str, segment: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -21,7 +22,7 @@ from copies_for_tests import copied, database, empty_corpus
 from corpus_for_tests import SMALL, Corpus, tree
 
 from cli import main
-from featurestore import open_set, sets
+from featurestore import bases, open_set, sets
 from featurestore.build import build
 from featurestore.dependencies import paths
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError, UsageError
@@ -366,6 +367,29 @@ def test_a_build_whose_own_segment_was_taken_says_so_and_can_be_repeated(corpus:
         build(corpus.request(), Hook("normalize", lambda: collect(corpus)))
     assert published(corpus) == set()
     assert corpus.build().rows == 18
+    check_whole(corpus)
+
+
+def test_a_basis_that_was_taken_while_it_was_written_is_none(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection begins and ends between the arrays of a basis and its group: half of it would be left."""
+    corpus.add(*range(6))
+    corpus.build()
+    corpus.sql("UPDATE measurements SET approved = id % 3 <> 0")
+    write_group = bases.write_basis_group
+
+    def after_a_collection(*arguments: Any) -> None:
+        removed = collect(corpus).removed
+        assert [item.kind for item in removed] == ["basis"]
+        write_group(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bases, "write_basis_group", after_a_collection)
+        with pytest.raises(
+            ServiceUnavailableError, match=r"gc removed .*/bases/\w+/mean/c/0/0 while it was being written; run the"
+        ):
+            corpus.build(refit="always")
+    check_latest(corpus)
+    assert corpus.build(refit="always").rows == 12
     check_whole(corpus)
 
 
