@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -491,6 +492,8 @@ def test_builds_and_collections_at_once_leave_every_set_whole(corpus: Corpus) ->
     corpus.build()
     stop = threading.Event()
     failures: list[BaseException] = []
+    build_s = 0.0
+    pauses = random.Random(1)
 
     def gather() -> None:
         while not stop.is_set():
@@ -499,19 +502,25 @@ def test_builds_and_collections_at_once_leave_every_set_whole(corpus: Corpus) ->
             except BaseException as error:  # noqa: BLE001 - looked at below
                 failures.append(error)
                 return
+            # Without a pause, none of its builds would ever get through on a machine that is slow enough.
+            stop.wait(pauses.uniform(0, 2 * build_s))
 
     thread = threading.Thread(target=gather)
     thread.start()
     refused = 0
-    for turn in range(12):
-        corpus.sql(f"UPDATE measurements SET approved = id % 3 <> {turn % 3}")
-        try:
-            corpus.build(refit="always" if turn % 4 == 3 else "auto")
-        except ServiceUnavailableError:
-            refused += 1
-        check_latest(corpus)
-    stop.set()
-    thread.join()
+    try:
+        for turn in range(12):
+            corpus.sql(f"UPDATE measurements SET approved = id % 3 <> {turn % 3}")
+            began = time.monotonic()
+            try:
+                corpus.build(refit="always" if turn % 4 == 3 else "auto")
+            except ServiceUnavailableError:
+                refused += 1
+            build_s = time.monotonic() - began
+            check_latest(corpus)
+    finally:
+        stop.set()
+        thread.join()
     assert failures == []
     assert refused < 12
     assert corpus.build().rows == 12
