@@ -10,7 +10,7 @@ from featurestore import catalog, sets
 from featurestore.bases import Basis, current_basis
 from featurestore.cluster import open_runner
 from featurestore.dependencies import require_kept, require_segments
-from featurestore.errors import DataQualityError, StoreError
+from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
 from featurestore.listing import RawListing
 from featurestore.mel import taper
 from featurestore.objects import Location, Objects, open_objects
@@ -94,7 +94,11 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     _point_latest(objects, outcome, latest, progress)
     if request.tag is not None:
         sets.point(objects, outcome.version, request.tag)
-    require_kept(objects, outcome.version)
+    try:
+        require_kept(objects, outcome.version)
+    except ServiceUnavailableError:
+        _take_latest_back(objects, outcome.version, latest)
+        raise
     return outcome.report(request.store, up_to_date=up_to_date)
 
 
@@ -166,6 +170,14 @@ def _point_latest(objects: Objects, outcome: Outcome, before: str | None, progre
             progress.say(f"latest stays {pointed}: its build began after this one")
             return
     sets.point(objects, outcome.version)
+
+
+def _take_latest_back(objects: Objects, version: str, before: str | None) -> None:
+    """Let `latest` stand for what it stood for before: the set that it was moved to was removed meanwhile."""
+    if before is None or before == version or not sets.has_set(objects, before):
+        return
+    if sets.read_pointer(objects, f"{sets.LATEST}.json") == version:
+        sets.point(objects, before)
 
 
 def require_usable(plan: Plan) -> None:
