@@ -1,0 +1,1 @@
+"""One training: request, loader, Lightning module, callbacks, tracking. Enter by `run.fit`."""
