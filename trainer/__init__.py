@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.fit.request import Hardware, TrainReport, TrainRequest
-    from trainer.fit.run import fit
-    from trainer.fit.tracking import TrackingRequest
+    from trainer.fitting.request import Hardware, TrainReport, TrainRequest
+    from trainer.fitting.run import fit
+    from trainer.fitting.tracking import TrackingRequest
     from trainer.network.checkpoints import Checkpoint, read_checkpoint
     from trainer.network.model import LocalizationNet, NetworkSpec
     from trainer.network.training_spec import OptimizerSpec, TrainingSpec
@@ -23,15 +23,15 @@ ROOMS = {
     "Checkpoint": "network.checkpoints",
     "DataOptions": "stream.feature_stream",
     "FeatureStream": "stream.feature_stream",
-    "Hardware": "fit.request",
+    "Hardware": "fitting.request",
     "LocalizationNet": "network.model",
     "NetworkSpec": "network.model",
     "OptimizerSpec": "network.training_spec",
-    "TrackingRequest": "fit.tracking",
-    "TrainReport": "fit.request",
-    "TrainRequest": "fit.request",
+    "TrackingRequest": "fitting.tracking",
+    "TrainReport": "fitting.request",
+    "TrainRequest": "fitting.request",
     "TrainingSpec": "network.training_spec",
-    "fit": "fit.run",
+    "fit": "fitting.run",
     "read_checkpoint": "network.checkpoints",
 }
 

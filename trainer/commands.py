@@ -110,8 +110,8 @@ def train(*, as_json: bool, quiet: bool, **options: Any) -> None:
 
 def _train_request(*, no_tracking: bool, tracking_uri: str, seed: int, **options: Any) -> Any:
     """The `TrainRequest` that the options of `train` describe."""
-    from trainer.fit.request import Hardware, TrainRequest
-    from trainer.fit.tracking import TrackingRequest
+    from trainer.fitting.request import Hardware, TrainRequest
+    from trainer.fitting.tracking import TrackingRequest
     from trainer.network.augment import AugmentSpec
     from trainer.network.loss import LossSpec
     from trainer.network.model import NetworkSpec

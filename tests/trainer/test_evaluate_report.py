@@ -21,7 +21,7 @@ from featurestore.services import Running
 from trainer import TrackingRequest, fit
 from trainer.evaluate.charts import distance_groups, nearest_km
 from trainer.evaluate.curves import read_run, training_section
-from trainer.fit.request import Hardware, TrainRequest
+from trainer.fitting.request import Hardware, TrainRequest
 from trainer.network.geometry import geodesic_m
 from trainer.network.model import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec, TrainingSpec

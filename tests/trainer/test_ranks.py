@@ -25,7 +25,7 @@ PROGRAM = '''
 import json, os
 from pathlib import Path
 import cli
-from trainer.fit.module import LocalizationModule
+from trainer.fitting.module import LocalizationModule
 
 out = Path(os.environ["NOTES"])
 for stage in ("training", "validation"):

@@ -21,8 +21,8 @@ from featurestore.progress import Silent
 from featurestore.store.feature_set import open_set
 from featurestore.tensor.spec import SplitSpec
 from trainer import TrainReport, TrainRequest, fit, read_checkpoint
-from trainer.fit.engine import callbacks, lightning
-from trainer.fit.request import Hardware
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.request import Hardware
 from trainer.network.augment import AugmentSpec
 from trainer.network.checkpoints import Checkpoint
 from trainer.network.model import NetworkSpec
@@ -66,7 +66,7 @@ def test_it_learns_a_set_by_heart(tiny: TrainRequest) -> None:
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.fit.run.EpochProgress", lambda _: Watch())
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch())
         trained(replace(tiny, training=spec))
     assert losses[-1] < losses[0] - 0.4  # nats
 
@@ -127,14 +127,14 @@ def test_a_resumed_run_ends_with_the_same_weights_and_losses_bit_for_bit(
             }
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.fit.run.EpochProgress", lambda _: Watch(0))
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch(0))
         whole = trained(request)
-        patch.setattr("trainer.fit.run.EpochProgress", lambda _: Watch(1))
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch(1))
         again = replace(request, directory=request.directory.parent / "resumed")
-        patch.setattr("trainer.fit.run.StopOnSignal", lambda *_: StopAt(epoch, step, again.last))
+        patch.setattr("trainer.fitting.run.StopOnSignal", lambda *_: StopAt(epoch, step, again.last))
         with pytest.raises(StopError):
             fit(again)
-        patch.setattr("trainer.fit.run.StopOnSignal", lambda *_: callbacks.Callback())
+        patch.setattr("trainer.fitting.run.StopOnSignal", lambda *_: callbacks.Callback())
         resumed = trained(replace(again, resume="last"))
     assert same_weights(read_checkpoint(whole.last), read_checkpoint(resumed.last))
     assert histories[0] == histories[1]

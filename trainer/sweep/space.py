@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import UsageError
-from trainer.fit.request import TrainRequest
+from trainer.fitting.request import TrainRequest
 from trainer.network.training_spec import PARTS
 from trainer.sweep.presets import PRESETS
 

@@ -18,8 +18,8 @@ from featurestore.errors import HeimdallError, UsageError
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.sets import LATEST
-from trainer.fit.interrupt import InterruptedTrainingError
-from trainer.fit.request import TrainRequest
+from trainer.fitting.interrupt import InterruptedTrainingError
+from trainer.fitting.request import TrainRequest
 from trainer.sweep.plan import StudyPlan
 from trainer.sweep.report import SweepReport, make_report
 from trainer.sweep.space import parse_space, with_values

@@ -13,11 +13,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError, first_line
 from featurestore.progress import Progress
-from trainer.fit.engine import callbacks, lightning
-from trainer.fit.interrupt import InterruptedTrainingError
-from trainer.fit.request import TrainRequest
-from trainer.fit.run import fit
-from trainer.fit.tracking import Tracker
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.interrupt import InterruptedTrainingError
+from trainer.fitting.request import TrainRequest
+from trainer.fitting.run import fit
+from trainer.fitting.tracking import Tracker
 from trainer.sweep.study import RUN_ID
 
 OBJECTIVES = {"loss": ("val/loss", 1.0, "validation loss, nats"), "error": ("val/error_mean_m", 1e-3, "mean error, km")}

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from featurestore.errors import HeimdallError
-from trainer.fit.engine import callbacks, lightning
+from trainer.fitting.engine import callbacks, lightning
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RANKS_AGREE_EVERY = 10

@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import Any
 
 from featurestore.progress import Progress
-from trainer.fit.engine import callbacks, lightning
-from trainer.fit.loader import FeatureDataModule
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.loader import FeatureDataModule
 from trainer.stream.batches import Batch
 
 MAX_WAIT_SHARE = 0.05

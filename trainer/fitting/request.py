@@ -10,7 +10,7 @@ import torch
 
 from featurestore.errors import UsageError
 from featurestore.progress import format_seconds
-from trainer.fit.tracking import TrackingRequest
+from trainer.fitting.tracking import TrackingRequest
 from trainer.network.training_spec import TrainingSpec
 from trainer.stream.source import StreamOptions
 

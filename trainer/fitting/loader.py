@@ -9,7 +9,7 @@ import torch
 
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
-from trainer.fit.engine import lightning
+from trainer.fitting.engine import lightning
 from trainer.stream.batches import CPU, Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.source import StreamOptions

@@ -17,7 +17,7 @@ from typing import Any
 
 from featurestore.errors import HeimdallError
 from featurestore.objects.objects import Objects
-from trainer.fit.engine import callbacks, lightning
+from trainer.fitting.engine import callbacks, lightning
 
 DIGEST_DIGITS = 12
 INDEX = "checkpoints.json"

@@ -15,7 +15,7 @@ from featurestore.objects.location import CREDENTIALS_ELSEWHERE
 from featurestore.redaction import require_no_credentials, without_credentials
 from featurestore.software import versions
 from featurestore.store.feature_set import FeatureSet
-from trainer.fit.engine import callbacks, lightning, loggers
+from trainer.fitting.engine import callbacks, lightning, loggers
 from trainer.tracker_address import knock
 
 PAUSE_S = 60.0

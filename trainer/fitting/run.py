@@ -16,14 +16,14 @@ from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.split import Split
 from trainer.evaluate.run import EvaluateRequest, evaluate
-from trainer.fit.callbacks import DataWait, EpochProgress
-from trainer.fit.engine import callbacks, lightning
-from trainer.fit.interrupt import InterruptedTrainingError, StopOnSignal
-from trainer.fit.loader import FeatureDataModule
-from trainer.fit.module import LocalizationModule, RowLabels
-from trainer.fit.request import LAST, TrainReport, TrainRequest
-from trainer.fit.tracking import KeepRunId, Tracker, open_tracker
-from trainer.fit.uploads import UploadCheckpoints
+from trainer.fitting.callbacks import DataWait, EpochProgress
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
+from trainer.fitting.loader import FeatureDataModule
+from trainer.fitting.module import LocalizationModule, RowLabels
+from trainer.fitting.request import LAST, TrainReport, TrainRequest
+from trainer.fitting.tracking import KeepRunId, Tracker, open_tracker
+from trainer.fitting.uploads import UploadCheckpoints
 from trainer.network.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.network.geometry import Region
 from trainer.network.model import load_weights

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featurestore.errors import HeimdallError
 from trainer.evaluate.metrics import Predictions, measure
-from trainer.fit.engine import lightning
+from trainer.fitting.engine import lightning
 from trainer.network.augment import augment, seeded, step_seed
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.geometry import Region

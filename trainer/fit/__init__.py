@@ -1,1 +1,0 @@
-"""One training: request, loader, Lightning module, callbacks, tracking. Enter by `run.fit`."""
