@@ -28,7 +28,6 @@ from trainer.network.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.network.geometry import Region
 from trainer.network.model import load_weights
 
-GRADIENT_CLIP = 1.0
 BEST_CHECKPOINTS = 3
 
 
@@ -203,10 +202,9 @@ class _Training:
                 max_epochs=request.training.optimizer.max_epochs,
                 logger=self._tracker or False,
                 callbacks=watchers,
-                gradient_clip_val=GRADIENT_CLIP,
                 use_distributed_sampler=False,  # the stream shares rows out among ranks itself
                 num_sanity_val_steps=0,
-                log_every_n_steps=1,
+                log_every_n_steps=0,  # all that is logged is logged by epoch
                 enable_model_summary=False,
                 enable_progress_bar=False,  # it writes to stdout, where results go
             )
