@@ -16,7 +16,7 @@ from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.split import Split
 from trainer.evaluate.run import EvaluateRequest, evaluate
-from trainer.fitting.callbacks import DataWait, EpochProgress
+from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.fitting.loader import FeatureDataModule
@@ -192,6 +192,7 @@ class _Training:
             watchers += [callbacks.LearningRateMonitor("epoch"), KeepRunId(self._tracker)]
         if self._uploads is not None:
             watchers.append(self._uploads)
+        leave_out_idle_hooks(watchers)
         try:
             return lightning.Trainer(
                 accelerator=hardware.accelerator,

@@ -53,6 +53,13 @@ class StepModule(lightning.LightningModule, Generic[B]):
         self._steps = StepLog(version)
         self._kept: list[tuple[Tensor, ...]] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in `nn.Module`, which looks for parameters in whatever is set; Lightning notes the running hook 44 times a step."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @abstractmethod
     def losses(self, batch: B) -> StepLosses:
         """The losses of a train batch. Whatever is drawn comes from torch's own generators, which are seeded for this step."""
