@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.evaluate.metrics import Predictions, measure
+from trainer.fitting.compiled import Compiled
 from trainer.fitting.step import StepLosses, StepModule
 from trainer.network.augment import augment
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.geometry import Region
-from trainer.network.loss import LossSpec, localization_loss
+from trainer.network.loss import Loss, LossSpec, localization_loss
 from trainer.network.model import LocalizationNet
 from trainer.network.training_spec import TrainingSpec
 from trainer.stream.batches import Batch
@@ -65,6 +68,9 @@ class LocalizationModule(StepModule[Batch]):
         targets[known] = region.encode(labels.position[known])
         self.targets: Tensor
         self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        self._losses: Callable[..., Loss] = augmented_losses
+        self._outputs: Callable[[Tensor], Tensor] = self.forward
+        self._full_batch = 0
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 3, band, frame) → (B, 4), see `LocalizationNet`."""
@@ -76,17 +82,31 @@ class LocalizationModule(StepModule[Batch]):
         super().on_save_checkpoint(checkpoint)
         checkpoint["features"] = self.features.to_state()
 
+    def compile_steps(self, say: Callable[[str], None], batch_size: int) -> None:
+        """Compile augmentation, network and loss of a step in one, and the network of validation.
+
+        Args:
+            say: prints a line for the user, should it not work.
+            batch_size: rows of every batch; a smaller one is padded, so that nothing is compiled twice.
+        """
+        self._losses = Compiled(augmented_losses, say)
+        self._outputs = Compiled(self.forward, say)
+        self._full_batch = batch_size
+
     def losses(self, batch: Batch) -> StepLosses:
         """Of augmented tensors, each row drawing its own numbers."""
         spec = self.spec
-        outputs = self(augment(batch.features, spec.augment))
-        hold_sigma = spec.loss.holds_sigma(self.current_epoch)
-        each, mean = localization_loss(outputs, self.targets[batch.row], spec.loss, hold_sigma=hold_sigma)
-        return StepLosses(mean, each, batch.row)
+        targets = self.targets[batch.row]
+        each, mean = self._losses(self.net, batch.features, targets, spec, spec.loss.holds_sigma(self.current_epoch))
+        return StepLosses(mean, each.detach().clone() if self._full_batch else each, batch.row)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Keeps outputs."""
-        self.keep(batch.row, self(batch.features).float())
+        features, n_rows = batch.features, len(batch)
+        if n_rows < self._full_batch:
+            features = functional.pad(features, (0, 0) * (features.ndim - 1) + (0, self._full_batch - n_rows))
+        outputs = self._outputs(features)[:n_rows].float()
+        self.keep(batch.row, outputs.clone() if self._full_batch else outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, in metres, by every rank from all ranks' rows; and means of the epoch before it."""
@@ -106,3 +126,17 @@ class LocalizationModule(StepModule[Batch]):
         return Predictions.from_outputs(
             self.region, values, labels.position[index], labels.websdr_id[index], labels.snr_db[index]
         )
+
+
+def augmented_losses(net: LocalizationNet, features: Tensor, targets: Tensor, spec: TrainingSpec, hold_sigma: bool) -> Loss:
+    """All that the device computes in a step, but for gradients and optimizer: in one function, to be compiled in one.
+
+    Args:
+        net: under training.
+        features: (b, 3, band, frame), as stored.
+        targets: (b, 2) east, north.
+        spec: augmentation and loss.
+        hold_sigma: see `localization_loss`.
+    """
+    x = augment(features, spec.augment)
+    return localization_loss(net(x.contiguous(memory_format=torch.channels_last)), targets, spec.loss, hold_sigma=hold_sigma)

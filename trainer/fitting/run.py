@@ -230,7 +230,7 @@ def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str],
     if request.weights is not None:
         say(str(load_weights(module.net, request.weights)))
     if request.hardware.compile:
-        module.net.compile()
+        module.compile_steps(say, request.batch_size)
     return module
 
 

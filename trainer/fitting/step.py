@@ -54,7 +54,7 @@ class StepModule(lightning.LightningModule, Generic[B]):
         self._kept: list[tuple[Tensor, ...]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As in `nn.Module`, which looks for parameters in whatever is set; Lightning notes the running hook 44 times a step."""
+        """As in `nn.Module`, which looks for parameters in whatever is set; Lightning sets this name 44 times a step."""
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:

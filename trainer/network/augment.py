@@ -40,6 +40,9 @@ class AugmentSpec:
             raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
 
 
+NOTHING = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)
+
+
 def step_seed(*place: int) -> int:
     """A seed that belongs to one step (seed, epoch, batch, rank): a resumed run draws what an uninterrupted one would."""
     digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
@@ -62,6 +65,8 @@ def augment(features: Tensor, spec: AugmentSpec) -> Tensor:
     Returns:
         The same shape, in float32.
     """
+    if spec == NOTHING:
+        return features.float()
     n_rows, n_channels, n_bands, n_frames = features.shape
     device = features.device
     drawn = torch.rand((n_rows, n_bands + n_frames + 2), device=device)

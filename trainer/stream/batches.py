@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 
@@ -23,7 +23,7 @@ import torch
 
 from featurestore.errors import UsageError
 from trainer.stream.device import DeviceRows, Done, Lane
-from trainer.stream.order import BatchPlan, EpochOrder
+from trainer.stream.order import BatchPlan, EpochOrder, OrderSpec
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
 from trainer.stream.source import ChunkSource, StreamOptions, Tensors, huge_empty
 
@@ -101,7 +101,8 @@ def _batch_memory(shape: tuple[int, ...]) -> torch.Tensor:
 
 Ready = tuple[Batch, int, Done]
 """A batch, its rows without padding, and what says that it has arrived."""
-Assemble = Callable[[BatchPlan, list[Tensors]], Ready]
+Assemble = Callable[[BatchPlan, list[Tensors], int], Ready]
+"""Takes the number of the batch, too, counted over all epochs."""
 
 
 class BatchStream:
@@ -139,6 +140,7 @@ class BatchStream:
         self._ring: Ring | None = None
         self._delivered = 0
         self._epoch: _Epoch | None = None
+        self._prepared: tuple[OrderSpec, _Epoch, weakref.finalize[..., BatchStream]] | None = None
 
     def batches(self, order: EpochOrder, start_batch: int = 0) -> Generator[Batch]:
         """The batches of an epoch, from number `start_batch` on.
@@ -150,13 +152,11 @@ class BatchStream:
             ChunkError: when a chunk stays missing or damaged; batches before it have been handed over.
             ServiceUnavailableError: when the store does not answer.
         """
+        epoch = self._take_prepared(order, start_batch)
         self.close()
-        stats = self.stats = StreamStats()
-        threads = self._options.threads
-        pool = ThreadPoolExecutor(threads, "fetch-chunks")
-        chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
-        second = ThreadPoolExecutor(1, "gather-half")
-        epoch = self._epoch = _Epoch(chunks, start_batch, (pool, second), self._assembly(second))
+        self._epoch = epoch = epoch or self._make(order, start_batch)
+        stats = self.stats = epoch.stats
+        epoch.begin(self._delivered)
         began = stats.began = perf_counter()
         try:
             for _ in range(start_batch, order.n_batches):
@@ -173,25 +173,55 @@ class BatchStream:
             stats.seconds = perf_counter() - began
             epoch.close()
 
+    def prepare(self, order: EpochOrder) -> None:
+        """Fetch the first chunks of an epoch now, while the one before is served, or validated, so that it begins at once.
+
+        As many chunks are held for it as it would hold itself. Nothing is gathered before its first batch is asked for.
+        """
+        self._drop_prepared()
+        epoch = self._make(order, 0)
+        self._prepared = order.spec, epoch, weakref.finalize(self, epoch.close)
+
     def close(self) -> None:
-        """End the epoch that is running, if there is one, and its threads."""
+        """End the epoch that is running, and one that was prepared, if there are any, and their threads."""
         if self._epoch is not None:
             self._epoch.close()
             self._epoch = None
+        self._drop_prepared()
+
+    def _take_prepared(self, order: EpochOrder, start_batch: int) -> _Epoch | None:
+        if self._prepared is None or start_batch or self._prepared[0] != order.spec:
+            return None
+        _, epoch, finalizer = self._prepared
+        finalizer.detach()
+        self._prepared = None
+        return epoch
+
+    def _drop_prepared(self) -> None:
+        if self._prepared is not None:
+            self._prepared[2]()  # closes it, once
+            self._prepared = None
+
+    def _make(self, order: EpochOrder, start_batch: int) -> _Epoch:
+        """The threads of an epoch, which begin to fetch."""
+        stats, threads = StreamStats(), self._options.threads
+        pool = ThreadPoolExecutor(threads, "fetch-chunks")
+        chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
+        second = ThreadPoolExecutor(1, "gather-half")
+        return _Epoch(chunks, start_batch, (pool, second), self._assembly(second), stats)
 
     def _assembly(self, second: Executor) -> Assemble:
         """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
         if self._ring is None and self._resident is None:
             self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
         position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
-        slots = count(self._delivered)  # what was gathered last time and not handed over is overwritten
 
-        def assemble(plan: BatchPlan, chunks: list[Tensors]) -> Ready:
+        def assemble(plan: BatchPlan, chunks: list[Tensors], number: int) -> Ready:
             with lane.use():
                 if resident is not None:
                     features = resident.gather(plan, lane)
                 elif ring is not None:
-                    features = ring.gather(plan, chunks, next(slots), second)
+                    features = ring.gather(plan, chunks, number, second)
                 row = lane.bring(torch.from_numpy(plan.rows))
                 done = lane.mark()
             # Padding has no chunks, and is no row.
@@ -205,19 +235,30 @@ class _Epoch:
     """The threads behind the batches of one epoch. Nothing in here refers to the iterator, so that it can be collected."""
 
     def __init__(
-        self, chunks: ChunkStream, start_batch: int, pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor], assemble: Assemble
+        self,
+        chunks: ChunkStream,
+        start_batch: int,
+        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
+        assemble: Assemble,
+        stats: StreamStats,
     ) -> None:
+        self.stats = stats
         self._chunks = chunks
         self._start_batch = start_batch
         self._fetching, self._gathering = pools
         self._assemble = assemble
         self._ready: SimpleQueue[Ready | Exception | None] = SimpleQueue()
         self._asked: SimpleQueue[None] = SimpleQueue()  # a semaphore, of the quick kind
-        for _ in range(READY):
-            self._asked.put(None)
+        self._first_number = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="gather-batches", daemon=True)
         self._thread.start()
+
+    def begin(self, number: int) -> None:
+        """Let batches be gathered; the first one has this number. Before, chunks are fetched, and no more."""
+        self._first_number = number  # what was gathered last time and not handed over is overwritten
+        for _ in range(READY):
+            self._asked.put(None)
 
     def next_batch(self) -> Ready:
         """The next batch, when it is ready; gives leave to gather one more."""
@@ -243,10 +284,10 @@ class _Epoch:
 
     def _run(self) -> None:
         try:
-            for plan, chunks in self._chunks.from_batch(self._start_batch):
+            for number, (plan, chunks) in enumerate(self._chunks.from_batch(self._start_batch)):
                 self._asked.get()
                 if self._closed:
                     return
-                self._ready.put(self._assemble(plan, chunks))
+                self._ready.put(self._assemble(plan, chunks, self._first_number + number))
         except Exception as error:  # noqa: BLE001 - it is raised where the batch is asked for
             self._ready.put(error)
