@@ -96,7 +96,7 @@ class LocalizationModule(StepModule[Batch]):
     def losses(self, batch: Batch) -> StepLosses:
         """Of augmented tensors, each row drawing its own numbers."""
         spec = self.spec
-        targets = self.targets[batch.row]
+        targets = self.targets.index_select(0, batch.row)
         each, mean = self._losses(self.net, batch.features, targets, spec, spec.loss.holds_sigma(self.current_epoch))
         return StepLosses(mean, each.detach().clone() if self._full_batch else each, batch.row)
 

@@ -121,7 +121,7 @@ class FeatureStream:
         """
         epoch, order = self.epoch, self.order(Split.TRAIN, self.epoch)
         batches = self._stream(Split.TRAIN, drawn=True).batches(order, self.batch)
-        last_pool = order.n_batches - math.ceil(self.options.pool_chunks * order.table.mean_rows / self.options.batch_size)
+        last_pool = order.n_batches - math.ceil(order.n_batches * self.options.pool_chunks / len(order.table))
         try:
             for number, batch in enumerate(batches, self.batch + 1):
                 self.seek(*((epoch, number) if number < order.n_batches else (epoch + 1, 0)))

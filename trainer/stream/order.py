@@ -108,11 +108,6 @@ class ChunkTable:
         """Rows of the split."""
         return int(self.count.sum())
 
-    @property
-    def mean_rows(self) -> float:
-        """Rows of the split in a chunk."""
-        return self.n_rows / max(len(self), 1)
-
     def rows(self, index: int) -> Index:
         """The rows of the split in chunk number `index` of this table, as (count,) indices in the set."""
         first = int(self.first_row[index])
