@@ -24,7 +24,7 @@ from trainer.fitting.step_log import LOOK_EVERY, MAX_BAD_STEPS, StepLog, StepSum
 from trainer.network.training_spec import OptimizerSpec
 
 WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-"""Operators whose result, or its shape, is a number that the host must have: `item`, `nonzero`, `index` by a mask, `equal`, …"""
+"""Operators whose result, or its shape, is a number that the host must have: `item`, `nonzero`, `index` by a mask, `equal`."""
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
