@@ -16,8 +16,8 @@ from uuid import UUID
 
 import numpy as np
 
-from featurestore.corpus.ingest.conversion import IngestOptions, plan_captures, rate_notes
-from featurestore.corpus.ingest.formats import SUFFIXES, read_recording
+from featurestore.corpus.ingest.conversion import IngestOptions, origin_notes, plan_captures, rate_notes
+from featurestore.corpus.ingest.formats import known_by_name, read_recording
 from featurestore.corpus.ingest.ingested import Ingested
 from featurestore.corpus.ingest.labels import Label, Labels, Remark, parse_session, read_labels
 from featurestore.corpus.ingest.samples import Complex
@@ -112,7 +112,7 @@ def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work:
         outcome.n_bytes = path.stat().st_size
     except (DataQualityError, OSError) as error:
         return _Outcome(reason=_reason(error))
-    outcome.notes += [*recording.notes, *rate_notes(recording, label, options)]
+    outcome.notes += [*recording.notes, *origin_notes(recording, label), *rate_notes(recording, label, options)]
     reasons = []
     for index, capture in enumerate(captures):
         try:
@@ -205,7 +205,7 @@ def _count_unlabelled(directory: Path, labels: Labels) -> int:
     named = {directory / remark.file for remark in labels.skipped}
     for label in labels.labels:
         named |= companions(directory / label.file)
-    found = (path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in directory.rglob("*") if known_by_name(path) and path.is_file())
     return len({path.with_suffix(".sigmf-meta") if "sigmf" in path.suffix else path for path in found if path not in named})
 
 
