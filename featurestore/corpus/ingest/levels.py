@@ -46,7 +46,7 @@ def check_levels(recording: Recording) -> None:
     loud, faint = float((sizes > LOUDEST).mean()), float((sizes < FAINTEST).mean())
     if denormal > MAX_SHARE_DENORMAL or loud > MAX_SHARE_TOO_LOUD or faint > MAX_SHARE_TOO_FAINT:
         raise DataQualityError(
-            f"holds floats that no receiver writes: median {np.median(sizes):.2g}, from {sizes.min():.2g} to {sizes.max():.2g}, "
+            f"holds floats that no receiver writes: {sizes.min():.2g} to {sizes.max():.2g}, median {np.median(sizes):.2g}, "
             "where full scale is 1; its number type or byte order must be another than is said (core:datatype, 'format'): "
             "correct it, or scale the samples"
         )

@@ -81,7 +81,7 @@ PATTERNS = (
         sure_utc=True,
     ),
 )
-"""First to last; the first that fits counts. Times with a Z, gqrx's and KiwiSDR's are UTC; some programs let the user choose."""
+"""The first that fits counts. Times with a Z, gqrx's and KiwiSDR's are UTC; some programs let the user choose."""
 
 
 def parse_name(name: str) -> Facts | None:

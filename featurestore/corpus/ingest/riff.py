@@ -1,6 +1,6 @@
 """The chunks of a RIFF file as they really lie: 64-bit sizes, sizes that wrapped round, and files that were never finished.
 
-Layout: Microsoft RIFF; RF64 and BW64 by EBU Tech 3306 and ITU-R BS.2088, whose `ds64` chunk holds the sizes that 32 bits cannot.
+Layout: Microsoft RIFF; RF64 and BW64 by EBU Tech 3306 and ITU-R BS.2088, whose `ds64` chunk holds sizes of 64 bits.
 """
 
 from __future__ import annotations
