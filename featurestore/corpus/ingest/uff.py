@@ -25,6 +25,8 @@ QT_DAB_HEADER_BYTES = 5000
 HEADER_BYTES = 2048
 """AbracaDABra's and QIRX's; where the header states an offset, that counts."""
 
+HEADER_SIZES = (1024, HEADER_BYTES, 4096, QT_DAB_HEADER_BYTES)
+
 CONTAINERS = {
     "int8": RAW_FORMATS["cs8"],
     "uint8": RAW_FORMATS["cu8"],
@@ -117,16 +119,17 @@ def _order(channels: ET.Element) -> str:
 
 
 def _start(root: ET.Element, blocks: list[ET.Element], file: npt.NDArray[np.uint8], end: int, n_bytes: int) -> int:
-    """First byte of the samples: as stated; else where the stated count ends with the file; else as the program writes it."""
+    """First byte of the samples: as stated; else where the stated count ends with the file, or as the program writes it."""
     stated = blocks[0].get("Offset", "") if blocks else ""
     if stated.isdecimal() and end <= int(stated[:9]) <= len(file):
         return int(stated[:9])
-    fits = len(file) - n_bytes
-    if n_bytes and end <= fits <= MAX_HEADER_BYTES and not file[end:fits].any(where=file[end:fits] > 0x20):
-        return fits
     recorder = root.find("Recorder")
     usual = QT_DAB_HEADER_BYTES if recorder is not None and "qt" in recorder.get("Name", "").lower() else HEADER_BYTES
-    return min(max(usual, end), len(file))
+    fits = len(file) - n_bytes if n_bytes else usual
+    for place in (*(size for size in HEADER_SIZES if size == fits), usual, fits):
+        if end <= place <= min(len(file), MAX_HEADER_BYTES) and not (file[end:place] > 0x20).any():
+            return place
+    return end
 
 
 def _count(block: ET.Element) -> int:
