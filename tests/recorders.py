@@ -44,7 +44,9 @@ def auxi(start: datetime | None, frequency_hz: int, stop: datetime | None = None
 def auxi_xml(**attributes: object) -> bytes:
     """SDR Console's chunk, in UTF-16."""
     said = " ".join(f'{name}="{value}"' for name, value in attributes.items())
-    text = f'<?xml version="1.0"?><SDR-XML-Root Description="Saved recording data"><Definition {said}></Definition></SDR-XML-Root>'
+    text = (
+        f'<?xml version="1.0"?><SDR-XML-Root Description="Saved recording data"><Definition {said}></Definition></SDR-XML-Root>'
+    )
     return chunk(b"auxi", text.encode("utf-16-le") + bytes(600))
 
 

@@ -51,7 +51,15 @@ def test_names_as_programs_write_them(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["torino.wav", "a_20240412.cs16", "sonde_dfmIQ_100k.wav", "145500000.wav", "IMG_20240412_183000.wav", "x" * 255, "wm_868.950M_1M6.cu8"],
+    [
+        "torino.wav",
+        "a_20240412.cs16",
+        "sonde_dfmIQ_100k.wav",
+        "145500000.wav",
+        "IMG_20240412_183000.wav",
+        "x" * 255,
+        "wm_868.950M_1M6.cu8",
+    ],
 )
 def test_names_that_follow_no_pattern_say_nothing(name: str) -> None:
     assert parse_name(name) is None

@@ -102,7 +102,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(hnp.arrays(st.sampled_from(["i1", "u2", "f4", "c8", "i8", "?", "U3"]), hnp.array_shapes(max_dims=4, min_side=0, max_side=25)))
+@given(hnp.arrays(st.sampled_from(["i1", "f4", "c8", "i8", "?", "U3"]), hnp.array_shapes(max_dims=4, min_side=0, max_side=25)))
 def test_any_array_is_read_or_refused(tmp_path: Path, array: npt.NDArray[Any]) -> None:
     try:
         recording = save(tmp_path, array)
@@ -126,7 +126,9 @@ def noise(n_samples: int, level: float, dtype: str = "<f4") -> npt.NDArray[Any]:
 def test_float32_said_to_be_float64(tmp_path: Path, level: float) -> None:
     """What an old sigmf package wrote for numpy's complex64."""
     path = sigmf(tmp_path, "cf64_le", noise(20_000, level).tobytes())
-    with pytest.raises(DataQualityError, match=r"64-bit floats, but its bytes are 32-bit floats \(median level [0-9.e+-]+\); correct"):
+    with pytest.raises(
+        DataQualityError, match=r"64-bit floats, but its bytes are 32-bit floats \(median level [0-9.e+-]+\); correct"
+    ):
         read_recording(path)
     path.write_text(path.read_text().replace("cf64_le", "cf32_le"))
     assert len(read_recording(path)) == 20_000
@@ -146,7 +148,9 @@ def test_float32_said_to_be_float64(tmp_path: Path, level: float) -> None:
     ids=["float64", "byte-order", "int16", "denormal", "faint", "loud", "denormal64"],
 )
 def test_floats_that_cannot_be_radio(tmp_path: Path, datatype: str, content: bytes) -> None:
-    with pytest.raises(DataQualityError, match=r"holds floats that no receiver writes: \S+ to \S+, median \S+, where full scale is 1"):
+    with pytest.raises(
+        DataQualityError, match=r"holds floats that no receiver writes: \S+ to \S+, median \S+, where full scale is 1"
+    ):
         read_recording(sigmf(tmp_path, datatype, content))
 
 

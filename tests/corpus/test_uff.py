@@ -29,7 +29,7 @@ def write(path: Path, content: bytes) -> Recording:
 
 
 @pytest.mark.parametrize(
-    ("container", "bits", "dtype", "zero", "full_scale"),
+    "kind",  # container, bits, dtype, zero, full scale
     [
         ("uint8", 8, "u1", 127.5, 127.5),
         ("int8", 8, "i1", 0, 128),
@@ -42,9 +42,8 @@ def write(path: Path, content: bytes) -> Recording:
 )
 @pytest.mark.parametrize("ordering", ["LSB", "MSB"])
 @pytest.mark.parametrize("order", ["IQ", "QI"])
-def test_containers_and_orders(
-    tmp_path: Path, container: str, bits: int, dtype: str, zero: float, full_scale: float, ordering: str, order: str
-) -> None:
+def test_containers_and_orders(tmp_path: Path, kind: tuple[str, int, str, float, float], ordering: str, order: str) -> None:
+    container, bits, dtype, zero, full_scale = kind
     stored = np.random.default_rng(3).uniform(0.1, 100, (50, 2)).astype(dtype)
     bytes_ = stored.astype(stored.dtype.newbyteorder("<" if ordering == "LSB" else ">")).tobytes()
     recording = write(tmp_path / "a.uff", uff(bytes_, container, bits, ordering, order, 100))

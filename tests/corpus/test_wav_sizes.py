@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
@@ -43,24 +42,19 @@ def test_a_size_that_wrapped_round_at_4_gib(tmp_path: Path, gib: int, tail: byte
         file.write(pairs(100, seed=2).tobytes())
         file.seek(44 + n_bytes - last.nbytes)
         file.write(last.tobytes() + tail)
-    assert path.stat().st_blocks * 512 < 10**6 or os.environ.get("CI")
     recording = read_recording(path)
     assert len(recording) == n_bytes // 4
     end = recording.read(len(recording) - 100, len(recording))
     np.testing.assert_array_equal(np.stack([end.real, end.imag], axis=1) * 2**15, last)
-    assert recording.notes == (
-        f"its header declares {n_bytes % 2**32:,} bytes of samples, and {n_bytes:,} are there "
-        "(32-bit sizes wrap round at 4 GiB); all are read",
-    )
+    sizes = f"its header declares {n_bytes % 2**32:,} bytes of samples, and {n_bytes:,} are there"
+    assert recording.notes == (f"{sizes} (32-bit sizes wrap round at 4 GiB); all are read",)
 
 
 def test_never_finished(tmp_path: Path) -> None:
     """A recorder that was killed: sizes of a header alone, and samples behind it."""
     recording = write(tmp_path / "a.wav", wav(chunk(b"data", b""), size=36) + pairs(500).tobytes())
     np.testing.assert_array_equal(stored(recording), pairs(500))
-    assert recording.notes == (
-        "was never finished: its header declares 0 bytes of samples, and 2,000 are there; all are read",
-    )
+    assert recording.notes == ("was never finished: its header declares 0 bytes of samples, and 2,000 are there; all are read",)
 
 
 def test_never_finished_and_silent(tmp_path: Path) -> None:
