@@ -95,7 +95,7 @@ class Batch:
 
     def rows(self, chunk: int) -> slice:
         """The rows of a chunk."""
-        rows = self.segment.logmel().rows(chunk)
+        rows = self.segment.logmel.rows(chunk)
         return slice(rows.start, rows.stop)
 
 
@@ -266,7 +266,7 @@ class TensorBuild:
         tasks: list[Any],
         keep: Callable[[ChunkDone], None],
     ) -> None:
-        self._progress.start(stage, sum(len(task.segment.logmel().rows(task.chunk)) for task in tasks), "rows")
+        self._progress.start(stage, sum(len(task.segment.logmel.rows(task.chunk)) for task in tasks), "rows")
         for done in runner.run(function, tasks):
             keep(done)
             self._progress.advance(done.rows, done.n_bytes)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,10 @@ class Segment:
     n_rows: int
     chunk_rows: int
 
-    @property
+    def __reduce__(self) -> tuple[Any, ...]:  # without the layouts, which are made in a moment
+        return Segment, (self.spec, self.segment, self.n_rows, self.chunk_rows)
+
+    @cached_property
     def path(self) -> str:
         """Its prefix in the store."""
         return f"{segments_path(self.spec.id)}/{self.segment}"
@@ -88,12 +92,14 @@ class Segment:
         """Chunks of its tensor arrays."""
         return math.ceil(self.n_rows / self.chunk_rows)
 
+    @cached_property
     def logmel(self) -> ArrayLayout:
         """The array of log-mel tensors in dBFS."""
         shape = (self.n_rows, 3, self.spec.n_mels, self.spec.n_frames)
         attributes = {"units": "dBFS", "long_name": "log-mel spectrogram of I, Q and magnitude"}
         return self._tensors(shape, "<f4", "mel", attributes)
 
+    @cached_property
     def content(self) -> ArrayLayout:
         """The array that tells rows of equal content."""
         attributes = {"long_name": "XXH3-128 of the row's logmel, canonical; zeros: it is rejected"}
@@ -108,7 +114,7 @@ class Segment:
     def layout(self, name: str) -> ArrayLayout:
         """The array that has this name: `logmel`, `content` or `features-{basis}`."""
         if name in COMPUTED:
-            return self.logmel() if name == "logmel" else self.content()
+            return self.logmel if name == "logmel" else self.content
         return self.features(name.removeprefix("features-"))
 
     def _tensors(self, shape: tuple[int, ...], dtype: str, band: str, attributes: dict[str, str]) -> ArrayLayout:

@@ -110,7 +110,7 @@ class Compaction:
         """Run the tasks of all chunks that are not whole yet."""
         parts, n_bytes = dict(whole), 0
         progress.start("merge segments", self.segment.n_rows, "rows")
-        layout = self.segment.logmel()
+        layout = self.segment.logmel
         progress.advance(sum(len(layout.rows(chunk)) for chunk in whole))
         with open_runner(workers, scheduler, progress, self.segment.n_chunks - len(whole)) as runner:
             for done in runner.run(merge_chunk, self._tasks(whole, arrays)):
@@ -129,7 +129,7 @@ class Compaction:
         for number in range(self.segment.n_chunks):
             if number in whole:
                 continue
-            rows = self.segment.logmel().rows(number)
+            rows = self.segment.logmel.rows(number)
             here = slice(rows.start, rows.stop)
             order = np.argsort(unit[here], kind="stable")
             units, starts = np.unique(unit[here][order], return_index=True)
