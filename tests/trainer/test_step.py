@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featurestore.errors import HeimdallError
+from featurestore.progress import Silent
 from trainer import TrainRequest, fit
 from trainer.fitting.callbacks import STEP_HOOKS, leave_out_idle_hooks
 from trainer.fitting.compiled import Compiled
@@ -196,3 +198,19 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_the_user_is_told() -> None:
     (line,) = said
     assert line.startswith("warning: --compile does not work here (")
     assert line.endswith("); training goes on without it")
+
+
+def test_a_profile_says_where_a_step_goes(tiny: TrainRequest) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    fit(replace(tiny, profile=True), Said())
+    table = (tiny.directory / "profile" / "table.txt").read_text()
+    phases = dict(re.findall(r"^  (\w+) +([\d.]+) +[\d.]+%$", table, re.MULTILINE))
+    assert list(phases) == ["data", "loop", "forward", "backward", "optimizer", "whole", "host"]
+    assert float(phases["whole"]) > float(phases["backward"]) > 0
+    assert "aten::convolution_backward" in (tiny.directory / "profile" / "trace.json").read_text()
+    assert any(line.startswith("where a step goes (median of ") for line in said)

@@ -21,6 +21,7 @@ from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.fitting.loader import FeatureDataModule
 from trainer.fitting.module import LocalizationModule, RowLabels
+from trainer.fitting.profile import StepProfile
 from trainer.fitting.request import LAST, TrainReport, TrainRequest
 from trainer.fitting.tracking import KeepRunId, Tracker, open_tracker
 from trainer.fitting.uploads import UploadCheckpoints
@@ -192,6 +193,8 @@ class _Training:
             watchers += [callbacks.LearningRateMonitor("epoch"), KeepRunId(self._tracker)]
         if self._uploads is not None:
             watchers.append(self._uploads)
+        if request.profile:
+            watchers.append(StepProfile(request.directory / "profile", self._progress.say))
         leave_out_idle_hooks(watchers)
         try:
             return lightning.Trainer(
