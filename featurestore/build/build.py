@@ -88,7 +88,8 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     except StoreError:
         require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
         raise
-    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
+    version = version_id(plan, basis.id, sets.receivers_id(plan.snapshot.receivers))
+    outcome = Outcome(plan, work, quality, basis, version, began)
     up_to_date = sets.has_set(objects, outcome.version)
     if not up_to_date:
         publish(objects, outcome)

@@ -143,13 +143,14 @@ def publish(objects: Objects, outcome: Outcome) -> None:
     plan = outcome.plan
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
+    named = _named(sets.receivers_id(plan.snapshot.receivers))
     manifest = Manifest(
         version=outcome.version,
         spec=plan.spec.id,
         basis=outcome.basis.id,
         segments=tuple(SegmentRef(use.segment, len(use.rows)) for use in plan.segments),
         split=plan.split.to_json(),
-        snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query},
+        snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query, **named},
         counts=outcome.counts,
         labels=crcs,
         parent=None if latest == outcome.version else latest,  # its manifest was damaged, and is written again
@@ -157,17 +158,27 @@ def publish(objects: Objects, outcome: Outcome) -> None:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=outcome.seconds,
     )
-    sets.publish(objects, manifest, metadata, outcome.quality.entries())
+    sets.publish(objects, manifest, metadata, outcome.quality.entries(), plan.snapshot.receivers)
 
 
-def version_id(plan: Plan, basis: str) -> str:
-    """The name of a feature set: spec, basis, split, and every capture with its object and all its labels.
+def _named(receivers: str | None) -> dict[str, str]:
+    """What a name and a manifest say of receivers: nothing where the set does not know them, as before there was a table."""
+    return {} if receivers is None else {sets.RECEIVERS: receivers}
+
+
+def version_id(plan: Plan, basis: str, receivers: str | None) -> str:
+    """The name of a feature set: spec, basis, split, receivers, and every capture with its object and all its labels.
 
     The segments are part of it, since the label arrays follow their order: two builders that find the same rows in other
     segments must not write under one name.
+
+    Args:
+        plan: of the build.
+        basis: its name.
+        receivers: digest of the table of receivers; `None` where there is none.
     """
     segments = sorted(use.segment for use in plan.segments)
-    head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
+    head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json(), **_named(receivers)}
     snapshot = plan.snapshot
     columns = (
         snapshot.capture_id,

@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,11 @@ from featurestore.errors import StoreError, UsageError
 PADDING = -1
 """The number of a row that is none."""
 
-CHUNKS, POOL = 0, 1
+CHUNKS, POOL, ARCS = 0, 1, 2
 """What a stream of random numbers is for."""
 
 Index = npt.NDArray[np.int64]
+Tensors = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,47 @@ class BatchPlan:
     bounds: list[int]
     finished: list[int]
 
+    @property
+    def n_places(self) -> int:
+        """Tensors of the batch."""
+        return len(self.rows)
+
+    @property
+    def in_places(self) -> Index:
+        """(n_places,) the row of each."""
+        return self.rows
+
+    def copy_to(self, buffer: Tensors, chunks: Sequence[Tensors], part: int, parts: int) -> None:
+        """Copy one part of the pieces out of their chunks; padding is 0.
+
+        Args:
+            buffer: (place, 3, band, frame).
+            chunks: of each piece, (row, 3, band, frame).
+            part: which.
+            parts: of how many.
+        """
+        if not self.chunks:
+            buffer[: len(self.rows)] = 0
+        for piece in range(part * len(chunks) // parts, (part + 1) * len(chunks) // parts):
+            begin, end = self.bounds[piece : piece + 2]
+            # (row, 3, band, frame); "raise" would go through one more copy
+            np.take(chunks[piece], self.local[begin:end], axis=0, out=buffer[begin:end], mode="clip")
+
+
+class Units(Protocol):
+    """What is permuted as a whole: chunks of rows, or what else holds what is served."""
+
+    @property
+    def count(self) -> Index:
+        """(U,) what each holds."""
+
+    @property
+    def n_rows(self) -> int:
+        """What all of them hold."""
+
+    def rows(self, index: int) -> Index:
+        """(count,) the numbers of what one holds, ascending."""
+
 
 class EpochOrder:
     """One rank's batches of one epoch, planned pool by pool as they are asked for.
@@ -172,16 +215,22 @@ class EpochOrder:
     Args:
         table: of the split.
         spec: see `OrderSpec`.
+
+    Attributes:
+        units: what is permuted and served: here the table's chunks and their rows.
+        pool_units: how many of them are a pool.
     """
 
     def __init__(self, table: ChunkTable, spec: OrderSpec) -> None:
         self.table = table
         self.spec = spec
+        self.units: Units = table
+        self.pool_units = spec.pool_chunks
 
     @cached_property
     def n_batches(self) -> int:
         """Batches in the epoch, the same for every rank."""
-        n_rows, batch, world = self.table.n_rows, self.spec.batch_size, self.spec.world_size
+        n_rows, batch, world = self.units.n_rows, self.spec.batch_size, self.spec.world_size
         if self.spec.shuffle:
             return n_rows // (batch * world)
         return math.ceil(math.ceil(n_rows / world) / batch)
@@ -189,7 +238,7 @@ class EpochOrder:
     @property
     def _share(self) -> tuple[int, int]:
         """Begin and end of the rank's rows in the sequence of all ranks' rows."""
-        n_rows, rank, world = self.table.n_rows, self.spec.rank, self.spec.world_size
+        n_rows, rank, world = self.units.n_rows, self.spec.rank, self.spec.world_size
         if self.spec.shuffle:
             share = self.n_batches * self.spec.batch_size
             return rank * share, (rank + 1) * share
@@ -198,7 +247,7 @@ class EpochOrder:
     @cached_property
     def _sequence(self) -> tuple[Index, Index]:
         """The chunks in this epoch's order, and (C + 1,) how many rows come before each."""
-        count = self.table.count
+        count = self.units.count
         order = self._permutation(len(count), CHUNKS) if self.spec.shuffle else np.arange(len(count))
         return order, np.concatenate([[0], np.cumsum(count[order])])
 
@@ -217,7 +266,7 @@ class EpochOrder:
             first = int(np.searchsorted(before, begin, "right")) - 1  # the chunk with the rank's first row
             there = int(np.searchsorted(before, position, "right")) - 1
             last = int(np.searchsorted(before, end, "left"))
-            width = self.spec.pool_chunks
+            width = self.pool_units
             for pool in range((there - first) // width, math.ceil((last - first) / width)):
                 chunks = range(first + pool * width, min(first + (pool + 1) * width, last))
                 rows = np.concatenate([self._part(order[i], before[i], begin, end) for i in chunks])
@@ -231,11 +280,14 @@ class EpochOrder:
                 yield from plans
                 position = 0
         for _ in range(planned, self.n_batches):
-            yield BatchPlan(np.array([PADDING]), np.zeros(0, np.int64), [], [0], [])
+            yield self._padding()
+
+    def _padding(self) -> BatchPlan:
+        return BatchPlan(np.array([PADDING]), np.zeros(0, np.int64), [], [0], [])
 
     def _part(self, chunk: int, before: int, begin: int, end: int) -> Index:
         """The rows of a chunk that are the rank's, when `before` rows come before it."""
-        return self.table.rows(chunk)[max(0, begin - before) : max(0, end - before)]
+        return self.units.rows(chunk)[max(0, begin - before) : max(0, end - before)]
 
     def _plan(self, rows: Index, carried: Index) -> list[BatchPlan]:
         """Plans of the batches that `rows`, in the order in which they are served, are cut into; `carried` come later."""
@@ -250,12 +302,7 @@ class EpochOrder:
         begins_piece[::size] = True
         pieces = np.flatnonzero(begins_piece)
         first_piece = np.searchsorted(pieces, np.arange(0, n_rows + size, size)).tolist()
-        last_batch = dict(zip(chunk_of[pieces].tolist(), (pieces // size).tolist(), strict=True))  # the later one stays
-        for chunk in np.unique(self._chunk_of(carried)).tolist():
-            last_batch.pop(chunk, None)
-        finished: dict[int, list[int]] = {}
-        for chunk, number in sorted(last_batch.items()):
-            finished.setdefault(number, []).append(chunk)
+        finished = finished_after(chunk_of[pieces], pieces // size, self._chunk_of(carried))
         chunks, starts = chunk_of[pieces].tolist(), pieces.tolist()
         plans = []
         for number, start in enumerate(range(0, n_rows, size)):
@@ -273,11 +320,32 @@ class EpochOrder:
         By sorting raw numbers: numpy promises (NEP 19) that those of a bit generator stay what they are, and does not promise
         it of `Generator.permutation`; an epoch must go on where it stopped after an upgrade, too.
         """
-        raw = np.random.PCG64(np.random.SeedSequence([self.spec.seed, self.spec.epoch, *purpose])).random_raw(n)
+        raw = self._raw(n, *purpose)
         bits = np.uint64(n.bit_length())
         keys = raw >> bits << bits | np.arange(n, dtype=np.uint64)  # no two are the same, so any way of sorting will do
         keys.sort()
         return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+    def _raw(self, n: int, *purpose: int) -> npt.NDArray[np.uint64]:
+        """Random numbers of 64 bits, n of them, for one purpose of one epoch."""
+        return np.random.PCG64(np.random.SeedSequence([self.spec.seed, self.spec.epoch, *purpose])).random_raw(n)
+
+
+def finished_after(chunk: Index, batch: Index, carried: Index) -> dict[int, list[int]]:
+    """The chunks that no later batch of a pool needs, by batch.
+
+    Args:
+        chunk: (p,) of each piece, in the order of the batches.
+        batch: (p,) of each piece.
+        carried: chunks of what is served after the pool.
+    """
+    last_batch = dict(zip(chunk.tolist(), batch.tolist(), strict=True))  # the later one stays
+    for needed in np.unique(carried).tolist():
+        last_batch.pop(needed, None)
+    finished: dict[int, list[int]] = {}
+    for number, last in sorted(last_batch.items()):
+        finished.setdefault(last, []).append(number)
+    return finished
 
 
 def _cut(rows: Index, size: int, is_last: bool) -> tuple[Index, Index]:

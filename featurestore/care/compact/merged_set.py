@@ -51,6 +51,8 @@ def version_after(opened: FeatureSet, facts: RowFacts, served: Mask, segment: st
         labels.timestamp[rows],
     )
     head = {"spec": manifest.spec, "basis": manifest.basis, "split": dict(manifest.split)}
+    if sets.RECEIVERS in manifest.snapshot:
+        head[sets.RECEIVERS] = manifest.snapshot[sets.RECEIVERS]
     old = sorted(ref.segment for ref in manifest.segments)
     if version_of({**head, "segments": old}, columns) == opened.version:
         return version_of({**head, "segments": [segment]}, columns)
@@ -83,4 +85,4 @@ def publish_compacted(opened: FeatureSet, version: str, segment: Segment, index:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=round(time.monotonic() - began, 3),
     )
-    sets.publish(opened.objects, manifest, metadata, opened.rejected)
+    sets.publish(opened.objects, manifest, metadata, opened.rejected, opened.receivers)

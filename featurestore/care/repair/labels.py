@@ -17,7 +17,7 @@ from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import Array, ArrayLayout, read_array
 from featurestore.store.rows import Holding
 from featurestore.store.segments import read_rejected
-from featurestore.store.sets import set_path
+from featurestore.store.sets import RECEIVERS, set_path
 from featurestore.store.split import Split, assign
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import SplitSpec
@@ -59,7 +59,7 @@ def repair_rejected(shop: Workshop, place: Place) -> str:
             f"{shop.manifest.counts['rejected']} were; {CHANGED}"
         )
     shop.objects.put_json(place.key, [asdict(entry) for entry in quality.entries()])
-    if version_id(plan, shop.manifest.basis) == shop.manifest.version:
+    if version_id(plan, shop.manifest.basis, shop.manifest.snapshot.get(RECEIVERS)) == shop.manifest.version:
         return "made again from catalog and recordings; they are as they were, by the set's version"
     return "made again from catalog and recordings; they have changed since, but as many are rejected as the manifest states"
 
