@@ -23,6 +23,7 @@ from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store import sets
 from featurestore.store.bases import Basis
 from featurestore.store.manifest import Manifest, SegmentRef
+from featurestore.store.set_receivers import named_receivers, receivers_id
 from featurestore.store.sets import Labels
 from featurestore.store.split import Split, count_splits
 from featurestore.tensor.spec import ID_DIGITS, canonical_json
@@ -143,7 +144,7 @@ def publish(objects: Objects, outcome: Outcome) -> None:
     plan = outcome.plan
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
-    named = _named(sets.receivers_id(plan.snapshot.receivers))
+    named = named_receivers(receivers_id(plan.snapshot.receivers))
     manifest = Manifest(
         version=outcome.version,
         spec=plan.spec.id,
@@ -161,11 +162,6 @@ def publish(objects: Objects, outcome: Outcome) -> None:
     sets.publish(objects, manifest, metadata, outcome.quality.entries(), plan.snapshot.receivers)
 
 
-def _named(receivers: str | None) -> dict[str, str]:
-    """What a name and a manifest say of receivers: nothing where the set does not know them, as before there was a table."""
-    return {} if receivers is None else {sets.RECEIVERS: receivers}
-
-
 def version_id(plan: Plan, basis: str, receivers: str | None) -> str:
     """The name of a feature set: spec, basis, split, receivers, and every capture with its object and all its labels.
 
@@ -178,7 +174,8 @@ def version_id(plan: Plan, basis: str, receivers: str | None) -> str:
         receivers: digest of the table of receivers; `None` where there is none.
     """
     segments = sorted(use.segment for use in plan.segments)
-    head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json(), **_named(receivers)}
+    head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
+    head |= named_receivers(receivers)
     snapshot = plan.snapshot
     columns = (
         snapshot.capture_id,

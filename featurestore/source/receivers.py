@@ -22,6 +22,9 @@ COLUMNS = {"websdr_id": receiver_number, "latitude": within(-90, 90), "longitude
 NAME, ALTITUDE_M = "name", "altitude_m"
 """The columns that may be absent."""
 
+RECEIVER_KEYS = (*COLUMNS, NAME, ALTITUDE_M)
+"""Of an entry in JSON, in the order of `Receivers.rows`."""
+
 
 @dataclass(frozen=True)
 class Receivers:
@@ -152,8 +155,7 @@ def receivers_csv(rows: Iterable[tuple[int, float, float, str]]) -> bytes:
 
 def receivers_json(receivers: Receivers) -> bytes:
     """The content of a feature set's `receivers.json`: canonical, so that one table has one text."""
-    keys = ("websdr_id", "latitude", "longitude", NAME, ALTITUDE_M)
-    return canonical_json([dict(zip(keys, row, strict=True)) for row in receivers.rows()]).encode()
+    return canonical_json([dict(zip(RECEIVER_KEYS, row, strict=True)) for row in receivers.rows()]).encode()
 
 
 def parse_receivers_json(name: str, content: bytes) -> Receivers:

@@ -26,18 +26,10 @@ from featurestore.store.segments import (
     read_marker,
 )
 from featurestore.store.sessions import Sessions
-from featurestore.store.sets import (
-    LABEL_ATTRIBUTES,
-    LATEST,
-    Labels,
-    Rejected,
-    read_manifest,
-    read_set_receivers,
-    read_spec,
-    resolve,
-    set_path,
-)
+from featurestore.store.set_receivers import read_set_receivers
+from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, read_manifest, read_spec, resolve, set_path
 from featurestore.store.split import Split
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -101,9 +93,9 @@ class FeatureSet:
         return Labels(*(read_array(self.objects, f"{path}/{field.name}") for field in fields(Labels)))
 
     @cached_property
-    def rejected(self) -> list[Rejected]:
+    def rejected(self) -> list[RejectedCapture]:
         """The captures that could not become features, in order of their id."""
-        return [Rejected(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
+        return [RejectedCapture(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
 
     @cached_property
     def receivers(self) -> Receivers:

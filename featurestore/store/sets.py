@@ -16,17 +16,17 @@ import numpy.typing as npt
 
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.objects.objects import Objects
-from featurestore.source.receivers import Receivers, parse_receivers_json, receivers_json
+from featurestore.source.receivers import Receivers, receivers_json
 from featurestore.store.chunks import ArrayLayout, write_array
 from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_labels, require_whole
 from featurestore.store.segments import group_metadata
-from featurestore.tensor.spec import ID_DIGITS, FeatureSpec, digest
+from featurestore.store.set_receivers import receivers_key
+from featurestore.tensor.rejection import RejectedCapture
+from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
 LATEST = "latest"
-RECEIVERS = "receivers"
-"""Of the file in a set that says where they stand, and of its digest in the manifest's snapshot."""
 LABEL_CHUNK_ROWS = 131_072
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -56,16 +56,6 @@ class Labels:
     snr_db: npt.NDArray[np.float32]
     frequency_mhz: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An entry of `rejected.json`."""
-
-    capture_id: int
-    iq_key: str
-    reason: str
-    detail: str
 
 
 def set_path(version: str) -> str:
@@ -205,37 +195,11 @@ def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[s
     return crcs, metadata
 
 
-def receivers_id(receivers: Receivers | None) -> str | None:
-    """The name of a table of receivers, as a manifest's snapshot states it: a digest of its `receivers.json`."""
-    return digest(receivers_json(receivers)) if receivers is not None and len(receivers) else None
-
-
-def read_set_receivers(objects: Objects, manifest: Manifest) -> Receivers:
-    """Where the receivers of a set stand; none where its manifest names no table of them.
-
-    Raises:
-        StoreError: when the table is missing, or is not the one that the manifest names.
-    """
-    named = manifest.snapshot.get(RECEIVERS)
-    if named is None:
-        return Receivers.of([])
-    key = f"{set_path(manifest.version)}/{RECEIVERS}.json"
-    name = f"{objects.location}/{key}"
-    try:
-        content = objects.get(key)
-    except FileNotFoundError as error:
-        raise StoreError(f"{name} is missing; restore it with 'features repair'") from error
-    receivers = parse_receivers_json(name, content)
-    if receivers_id(receivers) != named:
-        raise StoreError(f"{name} is table {receivers_id(receivers)}, wanted {named}; restore it with 'features repair'")
-    return receivers
-
-
 def publish(
     objects: Objects,
     manifest: Manifest,
     label_metadata: dict[str, Any],
-    rejected: list[Rejected],
+    rejected: list[RejectedCapture],
     receivers: Receivers | None = None,
 ) -> None:
     """Write rejected captures, receivers and, last, the manifest; one that exists and is whole stays as it is.
@@ -246,7 +210,7 @@ def publish(
     path = set_path(manifest.version)
     objects.put_json(f"{path}/rejected.json", [asdict(entry) for entry in rejected])
     if receivers is not None and len(receivers):
-        objects.put(f"{path}/{RECEIVERS}.json", receivers_json(receivers))
+        objects.put(receivers_key(manifest.version), receivers_json(receivers))
     content = group_metadata(manifest.to_json(), label_metadata)
     require_whole(objects, manifest)
     created = objects.put_json(f"{path}/zarr.json", content, create=True)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from featurestore.store.rows import RowFacts
 from featurestore.store.sessions import Sessions
 from featurestore.store.split import Split, hash_sessions
-from trainer.stream.order import PADDING, ChunkTable, OrderSpec
+from trainer.stream.chunk_table import ChunkTable
+from trainer.stream.order import PADDING, OrderSpec
 from trainer.stream.session_order import SessionOrder, SessionPlan
 
 

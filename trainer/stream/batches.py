@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 
 from featurestore.errors import UsageError
+from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
-from trainer.stream.order import PADDING, BatchPlan, EpochOrder, Index
+from trainer.stream.order import PADDING, BatchPlan, EpochOrder
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
 from trainer.stream.session_order import SessionPlan
 from trainer.stream.source import ChunkSource, StreamOptions, Tensors, huge_empty

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from featurestore.errors import UsageError
-from trainer.stream.order import BatchPlan, ChunkTable
+from trainer.stream.chunk_table import ChunkTable
+from trainer.stream.order import BatchPlan
 
 RESIDENT = frozenset({"cuda"})
 """Kinds of devices with memory of their own, in which rows can stay."""

@@ -14,8 +14,9 @@ from featurestore.store.sessions import Sessions
 from featurestore.store.sets import LATEST
 from featurestore.store.split import Split
 from trainer.stream.batches import CPU, Batch, BatchStream
+from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.device import DeviceRoom, DeviceRows, check_cache
-from trainer.stream.order import ChunkTable, EpochOrder, OrderSpec
+from trainer.stream.order import EpochOrder, OrderSpec
 from trainer.stream.prefetch import StreamStats
 from trainer.stream.session_order import SessionOrder
 from trainer.stream.source import ChunkSource, StreamOptions
@@ -126,11 +127,11 @@ class FeatureStream:
         order = SessionOrder(table, self.sessions(split), spec) if by_session else EpochOrder(table, spec)
         if not order.n_batches:
             wanted = 1 if epoch is None else self.options.batch_size * self.options.world_size
-            n, each = order.units.n_rows, f"{self.options.by}s"
+            n, each, name = order.units.n_rows, f"{self.options.by}s", split.name.lower()
             raise UsageError(
-                f"the {split.name.lower()} split of {self.feature_set.url} has {n} {each}; wanted at least {wanted} (batch size "
-                f"{self.options.batch_size}, {self.options.world_size} ranks): use a larger set, other shares of the splits, or "
-                "smaller batches"
+                f"the {name} split of {self.feature_set.url} has {n} {each}; wanted at least {wanted} (batch size "
+                f"{self.options.batch_size}, {self.options.world_size} ranks): use a larger set, other shares of the splits, "
+                "or smaller batches"
             )
         return order
 

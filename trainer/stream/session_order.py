@@ -17,7 +17,8 @@ from itertools import pairwise
 import numpy as np
 
 from featurestore.store.sessions import Sessions
-from trainer.stream.order import ARCS, PADDING, BatchPlan, ChunkTable, EpochOrder, Index, OrderSpec, Tensors, finished_after
+from trainer.stream.chunk_table import ChunkTable, Index
+from trainer.stream.order import ARCS, PADDING, BatchPlan, EpochOrder, OrderSpec, Tensors, finished_after
 
 
 @dataclass(frozen=True)

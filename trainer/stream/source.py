@@ -14,8 +14,8 @@ from featurestore.objects.objects import ReadBytes
 from featurestore.store.chunks import CRC_BYTES, REPAIR, ArrayLayout, decode_chunk, read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.segments import Segment, features_name
+from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.mapped import map_file
-from trainer.stream.order import ChunkTable
 
 CACHE_MODES = ("off", "ram", "gpu", "auto")
 
