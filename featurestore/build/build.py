@@ -24,7 +24,6 @@ from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
 from featurestore.store.segments import read_holdings
-from featurestore.store.set_receivers import receivers_id
 from featurestore.tensor.mel import taper
 from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -97,8 +96,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     except StoreError:
         require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
         raise
-    version = version_id(plan, basis.id, receivers_id(plan.snapshot.receivers))
-    outcome = Outcome(plan, work, quality, basis, version, began)
+    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
     up_to_date = sets.has_set(objects, outcome.version)
     if not up_to_date:
         publish(objects, outcome)

@@ -120,7 +120,7 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     if fits:
         require_train_rows(train_rows)
     kept = None if fits else basis
-    version = None if kept is None else version_id(plan, kept.id, receivers_id(plan.snapshot.receivers))
+    version = None if kept is None else version_id(plan, kept.id)
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     parent = None if latest is None else sets.read_manifest(objects, latest)
     by_listing = Counter(Reason(code).label for code in plan.capture_reason[plan.capture_reason != Reason.VALID].tolist())

@@ -162,7 +162,12 @@ def publish(objects: Objects, outcome: Outcome) -> None:
     sets.publish(objects, manifest, metadata, outcome.quality.entries(), plan.snapshot.receivers)
 
 
-def version_id(plan: Plan, basis: str, receivers: str | None) -> str:
+def version_id(plan: Plan, basis: str) -> str:
+    """The name of a feature set, by what its plan knows of receivers; see `version_with`."""
+    return version_with(plan, basis, receivers_id(plan.snapshot.receivers))
+
+
+def version_with(plan: Plan, basis: str, receivers: str | None) -> str:
     """The name of a feature set: spec, basis, split, receivers, and every capture with its object and all its labels.
 
     The segments are part of it, since the label arrays follow their order: two builders that find the same rows in other
