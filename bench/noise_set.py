@@ -73,7 +73,6 @@ def write_set(
 
 def _write(objects: Objects, plan: Plan, tensors: Tensors, began: float) -> FeatureSet:
     spec, quality = plan.spec, Quality(plan, 0.0)
-    sets.write_spec(objects, spec)
     mean, std = (np.full(spec.tensor_shape[:2], value, np.float32) for value in (0, 1))
     basis = Basis(mean, std, len(tensors), CREATED)
     write_basis(objects, spec, basis)
@@ -81,7 +80,7 @@ def _write(objects: Objects, plan: Plan, tensors: Tensors, began: float) -> Feat
     work.compute(_Given(tensors), basis, quality.add)
     work.normalize(_Given(tensors), basis)
     work.complete(basis)
-    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
+    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), None, began)
     publish(objects, outcome)
     sets.point(objects, outcome.version)
     return open_set(objects.location.url, outcome.version)
