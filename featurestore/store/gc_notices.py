@@ -34,6 +34,12 @@ RENEWAL_S = 600.0
 RECORD_LIFE = timedelta(days=7)
 """Longer than any build takes."""
 
+CLOCKS_DIFFER = timedelta(hours=1)
+"""Between this machine and the object store, at most."""
+
+_BEGAN = datetime.now(UTC)
+"""What was removed long before this process began was not removed under its hands."""
+
 
 class Notice:
     """What gc says of itself while it works."""
@@ -116,6 +122,8 @@ def gone(objects: Objects, key: str) -> HeimdallError:
     url = f"{objects.location}/{key}"
     for prefix in (NOTICES, RECORDS):  # in this order: gc writes the record before it takes the notice away
         for info in objects.walk(prefix):
+            if info.modified < _BEGAN - CLOCKS_DIFFER:
+                continue
             try:
                 paths = objects.get_json(info.key)["paths"]
             except FileNotFoundError:
