@@ -95,6 +95,9 @@ def connect(location: Location, patience: Patience) -> Connections:
             config={
                 "region": region or "us-east-1",
                 "virtual_hosted_style_request": is_aws,
+                # As a header of its own, x-amz-checksum-sha256: not every server looks at x-amz-content-sha256, which the
+                # signature brings, and then stores what was damaged on the way.
+                "checksum_algorithm": "SHA256",
                 **({} if endpoint is None or is_aws else {"endpoint": endpoint}),
             },
             client_options={
