@@ -21,8 +21,7 @@ from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild
 from featurestore.objects.objects import Objects
 from featurestore.progress import Silent
-from featurestore.source.listing import Listing
-from featurestore.source.snapshot import Snapshot
+from featurestore.source.snapshot import Listing, Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, write_basis
 from featurestore.store.feature_set import FeatureSet, open_set

@@ -283,15 +283,17 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict model-iq.onnx recording.npy --sample-rate-hz 192000 --json
     """
     share_cores()
-    from exporter.predict.predict import PredictRequest, format_of, write_out
+    from exporter.predict.predict import PredictRequest, format_of
     from exporter.predict.predict import predict as run_prediction
     from featurestore.progress import on_stderr
+    from featurestore.whole_file import whole_file
 
     request, chosen = PredictRequest(**_without_idle_places(options)), format_of(form, out, ellipses=ellipses)
     with on_stderr(quiet) as progress:
         found = run_prediction(request, progress)
     if out is not None:
-        write_out(found.write(chosen, ellipses=ellipses), out)
+        with whole_file(out) as file:
+            file.write(found.write(chosen, ellipses=ellipses).encode())
     if as_json:
         click.echo(json.dumps(found.to_json(), allow_nan=False))
     elif out is None:

@@ -19,6 +19,9 @@ COLUMNS = {"websdr_id": receiver_number, "latitude": within(-90, 90), "longitude
 NAME = "name"
 """The one column that may be absent."""
 
+RECEIVERS_KEY = "receivers.csv"
+"""Where a simulation keeps the table, beside its captures."""
+
 
 @dataclass(frozen=True)
 class Receivers:

@@ -23,7 +23,7 @@ from featurestore.software import versions
 from featurestore.store.chunks import ArrayLayout, KeyAndBytes, array_objects, read_arrays, read_layout
 from featurestore.store.gc_notices import gone, require_stored, require_unannounced
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedRows
 from featurestore.tensor.spec import FeatureSpec
 
 SCHEMA = 1
@@ -48,9 +48,6 @@ REASON = "reason"
 COMPUTED = ("logmel", "content")
 """Arrays that computing a chunk writes, whatever the basis."""
 
-Rejected = dict[int, tuple[Reason, str]]
-"""Rejected rows of a segment: row → reason and detail."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -62,7 +59,7 @@ class Part:
     """
 
     crc32c: dict[str, int]
-    rejected: Rejected
+    rejected: RejectedRows
 
     def to_json(self) -> dict[str, Any]:
         """As written to `parts/`."""
@@ -251,19 +248,19 @@ def _marker_of_another(objects: Objects, segment: Segment, parts: dict[int, Part
     return marker
 
 
-def write_reason(objects: Objects, segment: Segment, rejected: Rejected) -> None:
+def write_reason(objects: Objects, segment: Segment, rejected: RejectedRows) -> None:
     """Write the array `reason`."""
     put_all(objects, _reason_objects(segment, rejected))
 
 
-def _reason_objects(segment: Segment, rejected: Rejected) -> Iterator[KeyAndBytes]:
+def _reason_objects(segment: Segment, rejected: RejectedRows) -> Iterator[KeyAndBytes]:
     reason = np.zeros(segment.n_rows, np.uint8)
     for row, (code, _) in rejected.items():
         reason[row] = code
     return array_objects(f"{segment.path}/{REASON}", reason, column_layout(REASON, segment.n_rows))
 
 
-def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> None:
+def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: RejectedRows) -> None:
     """Write `segment.json`.
 
     Args:
@@ -275,7 +272,7 @@ def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]],
     objects.put_json(f"{segment.path}/segment.json", _marker(segment, crcs, rejected))
 
 
-def _marker(segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> dict[str, Any]:
+def _marker(segment: Segment, crcs: dict[str, list[int]], rejected: RejectedRows) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "spec": segment.spec.id,
@@ -337,7 +334,7 @@ def read_features_crcs(objects: Objects, segment: Segment, basis: str, marker: d
     return crcs
 
 
-def read_rejected(marker: dict[str, Any]) -> Rejected:
+def read_rejected(marker: dict[str, Any]) -> RejectedRows:
     """Which rows a complete segment rejects, and why."""
     return _rejected_from_json(marker["rejected"])
 
@@ -417,9 +414,9 @@ def group_metadata(attributes: dict[str, Any], arrays: dict[str, Any]) -> dict[s
     }
 
 
-def _rejected_to_json(rejected: Rejected) -> list[list[Any]]:
+def _rejected_to_json(rejected: RejectedRows) -> list[list[Any]]:
     return [[row, reason.label, detail] for row, (reason, detail) in sorted(rejected.items())]
 
 
-def _rejected_from_json(content: list[Any]) -> Rejected:
+def _rejected_from_json(content: list[Any]) -> RejectedRows:
     return {row: (Reason[label.upper()], detail) for row, label, detail in content}

@@ -22,6 +22,7 @@ from featurestore.store.chunks import ArrayLayout, array_objects
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_parts, require_whole
 from featurestore.store.segments import group_metadata
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
 LATEST = "latest"
@@ -54,16 +55,6 @@ class Labels:
     snr_db: npt.NDArray[np.float32]
     frequency_mhz: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An entry of `rejected.json`."""
-
-    capture_id: int
-    iq_key: str
-    reason: str
-    detail: str
 
 
 def set_path(version: str) -> str:
@@ -198,7 +189,7 @@ def label_layout(name: str, column: npt.NDArray[Any]) -> ArrayLayout:
     )
 
 
-def publish(objects: Objects, manifest: Manifest, labels: Labels, rejected: list[Rejected]) -> None:
+def publish(objects: Objects, manifest: Manifest, labels: Labels, rejected: list[RejectedCapture]) -> None:
     """Write labels, the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
 
     Args:
