@@ -21,8 +21,7 @@ from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild
 from featurestore.objects.objects import Objects
 from featurestore.progress import Silent
-from featurestore.source.listing import Listing
-from featurestore.source.snapshot import Snapshot
+from featurestore.source.snapshot import Listing, Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, write_basis
 from featurestore.store.feature_set import FeatureSet, open_set
@@ -73,7 +72,6 @@ def write_set(
 
 def _write(objects: Objects, plan: Plan, tensors: Tensors, began: float) -> FeatureSet:
     spec, quality = plan.spec, Quality(plan, 0.0)
-    sets.write_spec(objects, spec)
     mean, std = (np.full(spec.tensor_shape[:2], value, np.float32) for value in (0, 1))
     basis = Basis(mean, std, len(tensors), CREATED)
     write_basis(objects, spec, basis)
@@ -81,7 +79,7 @@ def _write(objects: Objects, plan: Plan, tensors: Tensors, began: float) -> Feat
     work.compute(_Given(tensors), basis, quality.add)
     work.normalize(_Given(tensors), basis)
     work.complete(basis)
-    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
+    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), None, began)
     publish(objects, outcome)
     sets.point(objects, outcome.version)
     return open_set(objects.location.url, outcome.version)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from featurestore.objects.objects import Objects, WritableBytes
 
@@ -15,6 +15,9 @@ AT_ONCE = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 def together(objects: Objects, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -24,6 +27,15 @@ def together(objects: Objects, function: Callable[[Item], Result], items: Iterab
     Local files answer sooner than a thread is woken: there, one goes after the other.
     """
     return list(_each(objects, function, items))
+
+
+@overload
+def at_once(objects: Objects, one: Callable[[], A], two: Callable[[], B], /) -> tuple[A, B]: ...
+@overload
+def at_once(objects: Objects, one: Callable[[], A], two: Callable[[], B], three: Callable[[], C], /) -> tuple[A, B, C]: ...
+def at_once(objects: Objects, *steps: Callable[[], Any]) -> Any:
+    """What each step returns; they go on beside each other, as with `together`. The first step's error counts."""
+    return tuple(together(objects, lambda step: step(), steps))
 
 
 def put_all(objects: Objects, items: Iterable[tuple[str, WritableBytes]]) -> None:
@@ -42,6 +54,11 @@ def get_all(objects: Objects, keys: Iterable[str]) -> list[bytes | None]:
             return None
 
     return together(objects, get, keys)
+
+
+def check_all(locations: Sequence[Objects]) -> None:
+    """`Objects.check` of several locations at once."""
+    together(locations[-1], Objects.check, locations)
 
 
 def _each(objects: Objects, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -92,8 +92,7 @@ class Compaction:
         arrays = (*COMPUTED, self._features)
         noted = on_disk.read_parts(self._objects, self.segment)
         whole = {chunk: part for chunk, part in noted.items() if part.crc32c.keys() >= {*arrays}}
-        on_disk.begin(self._objects, self.segment, self.facts.take(self.index))
-        on_disk.declare_features(self._objects, self.segment, self._opened.manifest.basis)
+        on_disk.begin(self._objects, self.segment, self.facts.take(self.index), self._opened.manifest.basis)
         parts, n_bytes = self._copy(progress, workers, scheduler, whole, arrays)
         of_this_basis = {
             chunk: Part({name: part.crc32c[name] for name in arrays}, part.rejected) for chunk, part in parts.items()
