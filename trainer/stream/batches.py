@@ -27,8 +27,9 @@ from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
 from trainer.stream.order import PADDING, BatchPlan, EpochOrder, OrderSpec
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
+from trainer.stream.ring import Ring
 from trainer.stream.session_order import SessionPlan
-from trainer.stream.source import ChunkSource, StreamOptions, Tensors, huge_empty
+from trainer.stream.source import ChunkSource, StreamOptions, Tensors
 
 CPU = torch.device("cpu")
 
@@ -83,42 +84,6 @@ class SessionBatch(Batch):
     def copy(self) -> SessionBatch:
         """See `Batch.copy`."""
         return replace(self, features=self.features.clone())
-
-
-class Ring:
-    """Buffers for batches, used in turn, pinned where there is a GPU.
-
-    Args:
-        shape: of the largest batch.
-        n_buffers: how many.
-        lane: that brings each batch to its device; a CPU gets the buffers themselves.
-    """
-
-    def __init__(self, shape: tuple[int, ...], n_buffers: int, lane: Lane) -> None:
-        self._memory = [_batch_memory(shape) for _ in range(n_buffers)]
-        self._buffers = [tensor.numpy() for tensor in self._memory]
-        self._copied: list[Done] = [None] * n_buffers
-        self._lane = lane
-
-    def gather(self, plan: BatchPlan, chunks: list[Tensors], number: int, second: Executor) -> torch.Tensor:
-        """The features (place, 3, band, frame) of a plan; no chunks are for padding. A second thread gathers half of them."""
-        slot = number % len(self._buffers)
-        copied = self._copied[slot]
-        if copied is not None:
-            copied.synchronize()  # an event of long ago, as a rule
-        buffer = self._buffers[slot]
-        other = second.submit(plan.copy_to, buffer, chunks, 0, 2)
-        plan.copy_to(buffer, chunks, 1, 2)
-        other.result()
-        features = self._lane.bring(self._memory[slot][: plan.n_places])
-        self._copied[slot] = self._lane.mark()
-        return features
-
-
-def _batch_memory(shape: tuple[int, ...]) -> torch.Tensor:
-    if torch.cuda.is_available():
-        return torch.empty(shape, dtype=torch.float16, pin_memory=True)
-    return torch.from_numpy(huge_empty(2 * math.prod(shape)).view(np.float16).reshape(shape))
 
 
 Ready = tuple[Batch, int, Done]
