@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainings_for_tests import tiny_training
 
 from featurestore.errors import HeimdallError
 from featurestore.progress import Silent
@@ -125,6 +126,18 @@ def test_a_step_without_finite_gradients_changes_nothing(bad: float, scaled: boo
     optimizer.step()
     assert torch.equal(net.weight, weight)
     assert all(torch.equal(value, optimizer.state[net.weight][name]) for name, value in state.items())
+
+
+def test_a_run_goes_on_whose_optimizer_was_saved_before_it_was_fused(tiny: TrainRequest) -> None:
+    fit(replace(tiny, training=tiny_training(1)))
+    checkpoint = torch.load(tiny.last, weights_only=True)
+    for group in checkpoint["optimizer_states"][0]["param_groups"]:
+        assert group["fused"]
+        group["fused"] = None
+    torch.save(checkpoint, tiny.last)
+    report = fit(replace(tiny, resume="last"))
+    assert report is not None
+    assert report.epochs == 2
 
 
 def steps(log: StepLog, finite: list[bool], looks: set[int] = frozenset()) -> None:  # type: ignore[assignment]

@@ -30,8 +30,13 @@ def adamw(parameters: list[torch.nn.Parameter], spec: OptimizerSpec, *, scaled: 
         {"params": [each for each in learning if each.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [each for each in learning if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    fused = not scaled and all(each.device.type in FUSED and each.is_floating_point() for each in learning)
+    fused = all(is_fused(each.device, scaled=scaled) for each in learning)
     return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=fused or None)
+
+
+def is_fused(device: torch.device, *, scaled: bool) -> bool:
+    """Whether the optimizer of parameters on a device is the fused one."""
+    return device.type in FUSED and not scaled
 
 
 def clip_or_skip(optimizer: torch.optim.Optimizer, clip: float = GRADIENT_CLIP) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.fitting.engine import lightning
-from trainer.fitting.guard import adamw, clip_or_skip
+from trainer.fitting.guard import adamw, clip_or_skip, is_fused
 from trainer.fitting.step_log import StepLog, StepSums
 from trainer.network.augment import step_seed
 from trainer.network.training_spec import OptimizerSpec
@@ -94,6 +94,11 @@ class StepModule(lightning.LightningModule, Generic[B]):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on within an epoch's means; see `on_save_checkpoint`."""
+        # How the optimizer computes is no part of its state, but torch saves it there: it may have been saved elsewhere.
+        fused = is_fused(self.trainer.strategy.root_device, scaled=self.trainer.precision == "16-mixed")
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                group["fused"] = fused or None
         self._steps.resume(StepSums(*checkpoint["epoch_sums"].tolist()))
 
     def keep(self, *outputs: Tensor) -> None:
