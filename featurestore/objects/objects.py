@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
@@ -226,24 +226,42 @@ class Objects:
         reading = self._connections.reading
         return self._insist(key, lambda: obstore.get_ranges(reading, key, starts=starts, ends=ends, coalesce=0))
 
-    def put(self, key: str, data: WritableBytes, *, create: bool = False) -> bool:
+    def get_range(self, key: str, start: int, end: int) -> tuple[ReadBytes, Mapping[str, str]]:
+        """The bytes `[start, end)`, and the metadata that came with them, as `put` wrote it; of local files there is none.
+
+        Raises:
+            FileNotFoundError: when there is no such object.
+            ShortObjectError: when it ends before `start`.
+        """
+        if self.location.is_local:
+            return self.get_ranges(key, [start], [end])[0], {}
+
+        def attempt() -> tuple[ReadBytes, Mapping[str, str]]:
+            result = obstore.get(self._connections.reading, key, options={"range": (start, end)})
+            return result.bytes(), {str(name): str(value) for name, value in result.attributes.items()}
+
+        return self._insist(key, attempt)
+
+    def put(self, key: str, data: WritableBytes, *, create: bool = False, metadata: Mapping[str, str] | None = None) -> bool:
         """Write the object whole: readers see all of it or nothing of it.
 
         Args:
             key: where.
             data: its bytes; a contiguous uint8 buffer.
             create: write only if there is no such object yet (atomic).
+            metadata: is written with it, and comes with `get_range`; local files go without.
 
         Returns:
             False when `create` is set and the object was already there; else True.
         """
         mode: Any = "create" if create else "overwrite"
+        attributes: Any = None if self.location.is_local or not metadata else dict(metadata)
         attempts = 0
 
         def attempt() -> None:
             nonlocal attempts
             attempts += 1
-            obstore.put(self._connections.writing, key, data, mode=mode, use_multipart=False)
+            obstore.put(self._connections.writing, key, data, attributes=attributes, mode=mode, use_multipart=False)
 
         try:
             self._insist(key, attempt)
@@ -263,17 +281,17 @@ class Objects:
         self._insist(key, lambda: obstore.put(self._connections.patient, key, path, chunk_size=PART_BYTES))
         return True
 
-    def put_if_changed(self, key: str, data: bytes | memoryview) -> bool:
+    def put_if_changed(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str] | None = None) -> bool:
         """Write an object unless the very same bytes are there already; returns whether it was written.
 
         A rewrite would change the ETag or time of an object, and with it the digest of what is made from it.
         """
         known = self._head(key)
         if known is None or known["size"] != len(data):
-            return self.put(key, data)
+            return self.put(key, data, metadata=metadata)
         # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
         same = (known["e_tag"] or "").strip('"') == _md5(data) or memoryview(self.read(key)) == data
-        return False if same else self.put(key, data)
+        return False if same else self.put(key, data, metadata=metadata)
 
     def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
         """Write `value` as indented JSON; see `put`."""

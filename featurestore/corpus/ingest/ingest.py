@@ -25,6 +25,7 @@ from featurestore.corpus.ingest.sigmf_files import companions
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Progress, Silent
+from featurestore.source.captures import layout_metadata
 from featurestore.source.catalog import CaptureRecord, create_table, record
 
 RECORD_BATCH = 1000
@@ -97,7 +98,7 @@ def write_capture(objects: Objects, key: str, samples: Complex) -> tuple[bool, i
     """Write samples as .npy unless they are there already; returns whether they were written, and the size in bytes."""
     buffer = io.BytesIO()
     np.save(buffer, samples, allow_pickle=False)
-    return objects.put_if_changed(key, buffer.getvalue()), buffer.tell()
+    return objects.put_if_changed(key, buffer.getvalue(), layout_metadata(buffer.getvalue())), buffer.tell()
 
 
 def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work: tuple[Label, UUID]) -> _Outcome:
