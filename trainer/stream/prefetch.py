@@ -98,9 +98,7 @@ class ChunkStream:
             found = [self._wait(index) for index in plan.chunks]
             yield plan, [chunk.rows for chunk in found if chunk is not None and self._resident is None]
             for index in plan.finished:
-                held = self._held.pop(index)
-                if isinstance(held, Fetched):
-                    self._source.give_back(self._key(index), held)
+                del self._held[index]
 
     def close(self) -> None:
         """Let the chunks go."""
