@@ -32,9 +32,10 @@ FIRST_PORT, BLOCKS = 11_000, 2_000
 """Below 32,768, where Linux takes the ports of outgoing connections from: a port that is free now still is in a second."""
 
 SOCKETS = "/tmp/seaweedfs-{name}-grpc-{port}.sock"  # noqa: S108 - SeaweedFS puts them there, wherever TMPDIR is
+
 MEMORY = "512MiB"
-"""Above this, Go collects garbage more eagerly. Without, a load of 3 MB objects takes it to 634 MB and on; with 512 MiB to 391 MB
-at the same CPU; with 256 MiB to 230 MB at twice the CPU, which builds and tests on two cores would miss (docs/log.md)."""
+"""Above this, Go collects garbage more eagerly. Measured with 3 MB objects: 634 MB without it, 391 MB with 512 MiB at the same
+CPU; with 256 MiB it was 230 MB at twice the CPU, and builds and tests on two cores need that themselves."""
 
 FOREIGN = ("AWS_", "WEED_", "S3_")
 """How variables begin that SeaweedFS would read, meant for others."""
