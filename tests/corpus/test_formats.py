@@ -239,7 +239,8 @@ PICKLE = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|O', 'fortran_order': False, '
     [
         ("a.cu8", b"", "is empty"),
         ("a.wav", b"", "is empty"),
-        ("a.npy", b"", "is no .npy"),
+        ("a.npy", b"", "is empty"),
+        ("a.sigmf-meta", b"", "is empty"),
         ("a.cf32", b"1234567", "holds no samples"),
         ("a.wav", b"<html>not found</html>", "is no WAV file"),
         ("a.wav", b"RIFF\0\0\0\0WAVE", "has no fmt chunk"),
