@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorders import auxi, auxi_xml, chunk, pairs, wav
 
-from featurestore.corpus.ingest.auxi import parse_auxi
 from featurestore.corpus.ingest.conversion import IngestOptions, origin_notes, plan_captures
 from featurestore.corpus.ingest.formats import read_recording
+from featurestore.corpus.ingest.headers.auxi import parse_auxi
+from featurestore.corpus.ingest.headers.names import parse_name
 from featurestore.corpus.ingest.labels import Label
-from featurestore.corpus.ingest.names import parse_name
 from featurestore.errors import DataQualityError
 
 START = datetime(2024, 4, 12, 18, 30, 0, 250_000, tzinfo=UTC)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featurestore.corpus.ingest.facts import complete
+from featurestore.corpus.ingest.headers.facts import complete
+from featurestore.corpus.ingest.headers.names import parse_name
 from featurestore.corpus.ingest.levels import check_levels
-from featurestore.corpus.ingest.names import parse_name
 from featurestore.corpus.ingest.npy_files import read_npy
 from featurestore.corpus.ingest.samples import RAW_FORMATS, Recording, read_raw
 from featurestore.corpus.ingest.sigmf_files import ARCHIVE, DATA, META, read_sigmf
