@@ -76,7 +76,7 @@ PATTERNS = (
     ),
     # g001_433.92M_250k.cu8
     _pattern(
-        "rtl_433",
+        "as rtl_433 writes it",
         r"(?P<f>\d+(?:\.\d+)?)(?P<u>M)_(?P<rate>\d+(?:\.\d+)?)(?P<ru>[kM])(?=\.c[usf]\d+$)",
         sure_utc=True,
     ),
