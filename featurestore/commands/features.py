@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, Place, emit
 
 
 @click.group("features")
@@ -101,7 +101,9 @@ def report_features(version: str, store: str, path: Path, pictures: Path | None,
 @click.argument("version", default="latest")
 @STORE
 @click.option("--deep", is_flag=True, help="Also compute a sample of rows from IQ again, and compare; needs --raw.")
-@click.option("--raw", metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory.")
+@click.option(
+    "--raw", cls=Place, metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
 @click.option("--rows", default=64, show_default=True, type=click.IntRange(min=1), help="Rows that --deep computes again.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides which rows.")
 @JSON
@@ -140,7 +142,7 @@ def verify_features(
 @features_group.command("repair")
 @click.argument("version", default="latest")
 @STORE
-@click.option("--raw", metavar="URL", help="Where captures are; log-mel can only be computed from them.")
+@click.option("--raw", cls=Place, metavar="URL", help="Where captures are; log-mel can only be computed from them.")
 @CATALOG
 @click.option("--dry-run", is_flag=True, help="Do all the work, but write nothing to the store.")
 @JSON
