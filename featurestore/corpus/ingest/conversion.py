@@ -159,7 +159,7 @@ def origin_notes(recording: Recording, label: Label) -> list[str]:
     }
     used = {name: source for name, source in recording.origins.items() if getattr(label, name) is None}
     return [
-        f"{' and '.join(values[name] for name in values if used.get(name) == source)} from {source}"
+        f"{', '.join(values[name] for name in values if used.get(name) == source)} from {source}"
         for source in dict.fromkeys(used.values())
     ]
 
