@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FAULT_ROUNDS ?= 6
 
-.PHONY: help setup demo demo-s3 check lint type test faults bench docs clean
+.PHONY: help setup demo demo-s3 check lint type test faults bench bench-check docs clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ demo: setup  ## Simulate, build, look, train, evaluate and export, on embedded P
 demo-s3: setup  ## The same through embedded S3, in ./demo-s3
 	$(BIN)/heimdall demo --s3 --dir demo-s3
 
-check: lint type test docs  ## All that CI runs
+check: lint type test bench-check docs  ## All that CI runs
 
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -46,6 +46,9 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/gpu.py
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
+
+bench-check: setup  ## Does every script of bench/ still run, at its smallest size?
+	$(BIN)/python bench/check.py
 
 docs: setup  ## The pages as HTML in build/docs, with every warning an error
 	$(BIN)/python docs/cli_page.py

@@ -25,6 +25,9 @@ NAME, ALTITUDE_M = "name", "altitude_m"
 RECEIVER_KEYS = (*COLUMNS, NAME, ALTITUDE_M)
 """Of an entry in JSON, in the order of `Receivers.rows`."""
 
+RECEIVERS_KEY = "receivers.csv"
+"""Where a simulation keeps the table, beside its captures."""
+
 
 @dataclass(frozen=True)
 class Receivers:
