@@ -156,6 +156,11 @@ def simulate(
     show_default=True,
     help="Type of the samples in the .npy files.",
 )
+@click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, before what labels say: websdr_id, latitude, longitude, name; a file or s3://…",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Recordings converted at the same time.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when any recording was skipped, not only when all were.")
 @JSON
