@@ -35,7 +35,7 @@ SOCKETS = "/tmp/seaweedfs-{name}-grpc-{port}.sock"  # noqa: S108 - SeaweedFS put
 
 MEMORY = "512MiB"
 """Above this, Go collects garbage more eagerly. Measured with 3 MB objects: 634 MB without it, 391 MB with 512 MiB at the same
-CPU; with 256 MiB it was 230 MB at twice the CPU, and builds and tests on two cores need that themselves."""
+CPU; with 256 MiB it was 226 MB at twice the CPU, and builds and tests on two cores need that themselves."""
 
 FOREIGN = ("AWS_", "WEED_", "S3_")
 """How variables begin that SeaweedFS would read, meant for others."""

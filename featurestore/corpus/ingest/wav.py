@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.corpus.ingest.auxi import MAX_BYTES, SOURCE, parse_auxi
-from featurestore.corpus.ingest.facts import Facts, complete
+from featurestore.corpus.ingest.headers.auxi import MAX_BYTES, SOURCE, parse_auxi
+from featurestore.corpus.ingest.headers.facts import Facts, complete
+from featurestore.corpus.ingest.headers.riff import Chunk, walk
 from featurestore.corpus.ingest.kiwi import STAMP_BYTES, GpsClock, measure_rate, parse_stamps
-from featurestore.corpus.ingest.riff import Chunk, walk
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.errors import DataQualityError
 
