@@ -18,10 +18,12 @@ import numpy.typing as npt
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.objects.objects import Objects, as_json
 from featurestore.objects.together import at_once, put_all, together
+from featurestore.source.receivers import Receivers, receivers_json
 from featurestore.store.chunks import ArrayLayout, array_objects
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_parts, require_whole
 from featurestore.store.segments import group_metadata
+from featurestore.store.set_receivers import receivers_key
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
@@ -189,14 +191,21 @@ def label_layout(name: str, column: npt.NDArray[Any]) -> ArrayLayout:
     )
 
 
-def publish(objects: Objects, manifest: Manifest, labels: Labels, rejected: list[RejectedCapture]) -> None:
-    """Write labels, the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
+def publish(
+    objects: Objects,
+    manifest: Manifest,
+    labels: Labels,
+    rejected: list[RejectedCapture],
+    receivers: Receivers | None = None,
+) -> None:
+    """Write labels, rejected captures, receivers and, last, the manifest; one that exists and is whole stays as it is.
 
     Args:
         objects: the store.
         manifest: of the set; the checksums of its labels are filled in.
         labels: of all rows.
         rejected: captures that are not in it.
+        receivers: where they stand; `None` when nobody said.
 
     Raises:
         ServiceUnavailableError: when `features gc` removes what the set is made of meanwhile; it is not published then.
@@ -207,6 +216,8 @@ def publish(objects: Objects, manifest: Manifest, labels: Labels, rejected: list
     crcs: dict[str, list[int]] = {name: [] for name in columns}
     arrays = (array_objects(f"{path}/{name}", columns[name], layouts[name], crcs[name]) for name in columns)
     documents = [(f"{path}/rejected.json", as_json([asdict(entry) for entry in rejected]))]
+    if receivers is not None and len(receivers):
+        documents.append((receivers_key(manifest.version), receivers_json(receivers)))
     at_once(
         objects,
         lambda: require_parts(objects, manifest),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from featurestore.objects.objects import ReadBytes
 from featurestore.store.chunks import CRC_BYTES, REPAIR, ArrayLayout, decode_chunk, read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.segments import Segment, features_name
+from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.mapped import map_file
-from trainer.stream.order import ChunkTable
 
 CACHE_MODES = ("off", "ram", "gpu", "auto")
 
@@ -93,11 +94,13 @@ class Fetched:
 
     Attributes:
         rows: (row, 3, band, frame) float16, padding included.
+        memory: in which they are, to be given back; `None` where they are a file's.
         n_bytes: that were read.
         again: whether it was fetched twice.
     """
 
     rows: Tensors
+    memory: npt.NDArray[np.uint8] | None
     n_bytes: int
     again: bool
 
@@ -123,6 +126,12 @@ class ChunkSource:
         self._room_bytes = options.cache_bytes if options.cache_bytes is not None else free_memory_bytes() // 2
         self._keep: set[Key] = set()
         self._kept: dict[Key, Fetched] = {}
+        self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
+
+    @cached_property
+    def receiver(self) -> npt.NDArray[np.int32]:
+        """(N,) the receiver of each row of the set."""
+        return self.feature_set.fact("websdr_id")
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -159,8 +168,9 @@ class ChunkSource:
         layout = self._layouts[segment]
         name = f"{self.segments[segment].path}/{self._array}/{layout.key(chunk)}"
         url, n_bytes, failed = f"{self.feature_set.objects.location}/{name}", 0, ""
-        # What need not stay is used where it is: a local file is mapped, and what came from a server was copied once already.
-        memory = huge_empty(layout.chunk_bytes + CRC_BYTES) if key in self._keep else None
+        # A local file that need not stay is mapped instead of being read.
+        in_place = self.feature_set.objects.location.is_local and key not in self._keep
+        memory = None if in_place else self._take(layout.chunk_bytes + CRC_BYTES)
         for again in (False, True):
             try:
                 data = self._read(name, layout.chunk_bytes + CRC_BYTES, memory)
@@ -171,18 +181,29 @@ class ChunkSource:
             except StoreError as error:
                 failed = str(error)
             else:
-                fetched = Fetched(rows, n_bytes, again)
+                fetched = Fetched(rows, memory, n_bytes, again)
                 if key in self._keep:
                     self._kept[key] = fetched
                 return fetched
         raise ChunkError(failed, url, self._captures(key))
 
+    def give_back(self, key: Key, fetched: Fetched) -> None:
+        """Say that nobody looks at a chunk any more: its memory is for the next one, unless it is to be kept."""
+        if key not in self._keep and fetched.memory is not None:
+            self._free.setdefault(len(fetched.memory), []).append(fetched.memory)
+
     def _read(self, name: str, n_bytes: int, memory: npt.NDArray[np.uint8] | None) -> ReadBytes | memoryview:
         objects = self.feature_set.objects
         if memory is not None:
             return objects.read_into(name, memory.data)
-        mapped = map_file(objects.location.directory / name, n_bytes) if objects.location.is_local else None
+        mapped = map_file(objects.location.directory / name, n_bytes)
         return mapped if mapped is not None else objects.read(name)
+
+    def _take(self, n_bytes: int) -> npt.NDArray[np.uint8]:
+        try:
+            return self._free[n_bytes].pop()
+        except LookupError:
+            return huge_empty(n_bytes)
 
     def _captures(self, key: Key) -> list[int]:
         segment, chunk = key

@@ -45,7 +45,7 @@ class ReportRequest:
         store: where sets are.
         version: of the set, or a tag, or `latest`.
         path: of the page; its directory is made when absent.
-        receivers: CSV of where receivers stand, for the map: a file or `s3://…`.
+        receivers: CSV of where receivers stand, before what the set says: a file or `s3://…`.
         pictures: directory for the page's pictures, as SVG; `None` for none.
     """
 
@@ -68,10 +68,11 @@ def write_set_report(request: ReportRequest, progress: Progress | None = None) -
     """
     require_place(request.path)
     require_matplotlib()
-    where = None if request.receivers is None else read_receivers(request.receivers)
+    given = None if request.receivers is None else read_receivers(request.receivers)
     opened = open_set(request.store, request.version)
+    where = opened.receivers if given is None else given.or_else(opened.receivers)
     progress = progress or Silent()
-    page = describe_set(opened, show(request.store, opened.version, progress), progress, where)
+    page = describe_set(opened, show(request.store, opened.version, progress), progress, where if len(where) else None)
     page.save(request.path)
     return [request.path, *(() if request.pictures is None else save_pictures(page, request.pictures))]
 
