@@ -33,14 +33,14 @@ import scipy.fft
 import scipy.signal
 
 from featurestore import services
-from featurestore.build import BuildRequest, build
-from featurestore.catalog import CaptureRecord, record
+from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import local_cluster
-from featurestore.mel import LogMel, mel_filters, taper
-from featurestore.objects import Location
+from featurestore.objects.objects import Location
 from featurestore.progress import Silent
-from featurestore.snapshot import default_key
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.source.catalog import CaptureRecord, record
+from featurestore.source.snapshot import default_key
+from featurestore.tensor.mel import LogMel, mel_filters, taper
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 PROCESSES = 2
 SAMPLES = 192_000

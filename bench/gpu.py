@@ -23,16 +23,16 @@ from statistics import median
 import torch
 from noise_set import noise, write_set
 
-from featurestore.feature_set import FeatureSet
-from featurestore.objects import open_objects
-from featurestore.split import Split
-from trainer.chunk_source import StreamOptions
-from trainer.chunk_stream import StreamStats
-from trainer.data import DataOptions, FeatureStream
-from trainer.geometry import Region
-from trainer.loss import LossSpec, localization_loss
-from trainer.model import LocalizationNet, NetworkSpec
-from trainer.stream import Batch
+from featurestore.objects.objects import open_objects
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split
+from trainer.network.geometry import Region
+from trainer.network.loss import LossSpec, localization_loss
+from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.stream.batches import Batch
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.prefetch import StreamStats
+from trainer.stream.source import StreamOptions
 
 CONSTANT = "constant batch"
 GPU_SHARE, CPU_SHARE = 0.97, 1 / 1.03

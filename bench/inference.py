@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from exporter.graph import Located, export_graph, network_to_export
-from exporter.iq_graph import export_iq_graph
-from exporter.session import median_latencies_ms, open_session
-from featurestore.spec import FeatureSpec
-from trainer.checkpoints import Checkpoint, TrainedOn
-from trainer.geometry import Region, geodesic_m
-from trainer.model import LocalizationNet, NetworkSpec
-from trainer.training_spec import TrainingSpec
+from exporter.graph.features_graph import Located, export_graph, network_to_export
+from exporter.graph.iq_graph import export_iq_graph
+from exporter.graph.runtime import median_latencies_ms, open_session
+from featurestore.tensor.spec import FeatureSpec
+from trainer.network.checkpoints import Checkpoint, TrainedOn
+from trainer.network.geometry import Region, geodesic_m
+from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.training_spec import TrainingSpec
 
 SPEC = FeatureSpec()
 BAR = 1.5

@@ -15,8 +15,8 @@ import argparse
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.corpus.radiomap import path_loss_db, shadowing_db
-from featurestore.corpus.sites import RECEIVERS, REGION_LATITUDE, REGION_LONGITUDE, Receiver, east_north_m
+from featurestore.corpus.simulate.radiomap import path_loss_db, shadowing_db
+from featurestore.corpus.simulate.sites import RECEIVERS, REGION_LATITUDE, REGION_LONGITUDE, Receiver, east_north_m
 
 FADING_DB = 3.3
 """Standard deviation of a short capture's level under Rician fading of 6 dB (docs/simulator.md)."""

@@ -41,13 +41,13 @@ from noise_set import SPEC, Tensors, chunk_keys, noise, row_numbers, write_set
 from peers import MAPPED_BY_BATCH, Epoch, installed_peers, tensorstore_chunks
 
 from featurestore import services
-from featurestore.feature_set import FeatureSet
-from featurestore.objects import open_objects
-from featurestore.split import Split
-from trainer.chunk_source import StreamOptions, huge_empty
-from trainer.chunk_stream import READY
-from trainer.data import DataOptions, FeatureStream
-from trainer.order import BatchPlan
+from featurestore.objects.objects import open_objects
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.order import BatchPlan
+from trainer.stream.prefetch import READY
+from trainer.stream.source import StreamOptions, huge_empty
 
 BATCH, POOL = 256, 8
 OFF, RAM = "stream, cache off", "stream, cache ram"

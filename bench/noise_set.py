@@ -7,15 +7,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from featurestore import segments, sets
-from featurestore.chunks import ChunkBuffer
-from featurestore.feature_set import FeatureSet, open_set
-from featurestore.manifest import Manifest, SegmentRef
-from featurestore.objects import Objects
-from featurestore.rows import RowFacts, chunk_rows
-from featurestore.segments import Part, Segment, features_name
-from featurestore.sets import Labels
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.objects.objects import Objects
+from featurestore.store import segments, sets
+from featurestore.store.chunks import ChunkBuffer
+from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.store.manifest import Manifest, SegmentRef
+from featurestore.store.rows import RowFacts, chunk_rows
+from featurestore.store.segments import Part, Segment, features_name
+from featurestore.store.sets import Labels
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 SPEC = FeatureSpec()
 BASIS = "0123456789ab"

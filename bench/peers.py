@@ -18,10 +18,10 @@ import torch
 from noise_set import BASIS, Tensors
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from featurestore.feature_set import FeatureSet
-from featurestore.segments import features_name
-from trainer.order import BatchPlan
-from trainer.torchvision_ops import declare_missing_ops
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.segments import features_name
+from trainer.network.torchvision_ops import declare_missing_ops
+from trainer.stream.order import BatchPlan
 
 MAPPED, MAPPED_BY_BATCH = "mapped npy, by row", "mapped npy, by batch"
 WORKERS = 2

@@ -33,17 +33,19 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore import catalog, segments, services
-from featurestore.listing import join
-from featurestore.objects import LIST_PAGE, Location, ObjectInfo, Objects
-from featurestore.plan import Plan, make_plan
+from featurestore import services
+from featurestore.build.plan import Plan, make_plan
+from featurestore.build.publish import version_id
+from featurestore.build.stages import TensorBuild
+from featurestore.objects.objects import LIST_PAGE, Location, ObjectInfo, Objects
 from featurestore.progress import Silent
-from featurestore.publish import version_id
-from featurestore.rows import chunk_rows
-from featurestore.segments import Part, Segment
-from featurestore.snapshot import Snapshot
-from featurestore.spec import FeatureSpec, SplitSpec
-from featurestore.tensors import TensorBuild
+from featurestore.source import catalog
+from featurestore.source.listing import join
+from featurestore.source.snapshot import Snapshot
+from featurestore.store import segments
+from featurestore.store.rows import chunk_rows
+from featurestore.store.segments import Part, Segment
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 RECEIVERS = 7
 SIZE_BYTES = 3_072_128

@@ -31,12 +31,12 @@ import build_features
 from build_features import SPEC, write_captures
 
 from featurestore import services
-from featurestore.build import BuildRequest, build
-from featurestore.catalog import record
+from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import local_cluster
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.spec import SplitSpec
+from featurestore.source.catalog import record
+from featurestore.tensor.spec import SplitSpec
 
 PROCESSES = 2
 SAMPLES = 20_000

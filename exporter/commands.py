@@ -80,9 +80,9 @@ def export(
     """
     share_cores()
     from exporter.export import export as run_export
-    from exporter.registry import RegistryRequest
+    from exporter.release.registry import RegistryRequest
     from exporter.request import ExportRequest
-    from exporter.validate import Tolerance
+    from exporter.validate.validate import Tolerance
     from featurestore.progress import on_stderr
 
     registry = None if no_registry else RegistryRequest(registry_uri, model_name)
@@ -116,7 +116,7 @@ def list_releases(models: str, as_json: bool) -> None:
       heimdall releases list --models ./models
       heimdall releases list --models s3://models --json
     """
-    from exporter.overview import list_lines, summarize
+    from exporter.release.overview import list_lines, summarize
 
     emit(summarize(models), as_json, lambda found: click.echo("\n".join(list_lines(found))))
 
@@ -133,7 +133,7 @@ def show_release(release: str, models: str, as_json: bool) -> None:
       heimdall releases show --models ./models
       heimdall releases show 1.2.0 --models s3://models --json
     """
-    from exporter.overview import show, show_lines
+    from exporter.release.overview import show, show_lines
 
     emit(show(models, release), as_json, lambda found: click.echo("\n".join(show_lines(found))))
 
@@ -169,7 +169,7 @@ def compare_releases(*, as_json: bool, quiet: bool, **options: Any) -> None:
       heimdall releases compare 1.1.0 latest --models ./models --store ./features --html comparison.html
     """
     share_cores()
-    from exporter.compare import CompareRequest, compare
+    from exporter.release.compare import CompareRequest, compare
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -192,7 +192,7 @@ def promote_release(release: str, models: str, registry_uri: str, model_name: st
       heimdall releases promote 1.2.0 --models s3://models
       heimdall releases promote 1.2.0 --models ./models --no-registry
     """
-    from exporter.latest import promote, read_release
+    from exporter.release.latest import promote, read_release
 
     found = read_release(models, release)
     moved = promote(found, open_registry(registry_uri, model_name, no_registry))
@@ -213,7 +213,7 @@ def rollback_release(models: str, registry_uri: str, model_name: str, no_registr
       heimdall releases rollback --models s3://models
       heimdall releases rollback --models ./models --no-registry
     """
-    from exporter.latest import rollback
+    from exporter.release.latest import rollback
 
     moved = rollback(models, open_registry(registry_uri, model_name, no_registry))
     emit(moved.to_json(), as_json, lambda _: click.echo("\n".join(moved.lines())))
@@ -223,7 +223,7 @@ def open_registry(uri: str, model: str, without: bool) -> Any:
     """MLflow's, which has answered; or none."""
     if without:
         return None
-    from exporter import registry
+    from exporter.release import registry
 
     return registry.open_registry(registry.RegistryRequest(uri, model))
 
@@ -263,8 +263,8 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict model-iq.onnx recording.npy --sample-rate-hz 192000 --json
     """
     share_cores()
-    from exporter.serve import PredictRequest, format_of, write_out
-    from exporter.serve import predict as run_prediction
+    from exporter.predict.predict import PredictRequest, format_of, write_out
+    from exporter.predict.predict import predict as run_prediction
     from featurestore.progress import on_stderr
 
     request, chosen = PredictRequest(**options), format_of(form, out, ellipses=ellipses)

@@ -13,19 +13,19 @@ from typing import Any
 import onnx
 import yaml
 
-from exporter.card import card
-from exporter.latest import promote, read_latest
 from exporter.made_graphs import MadeGraphs, Workshop, make_graphs, units_of
-from exporter.registry import Registry, mlmodel, open_registry, signature
-from exporter.release import CARD, CONFIG, METRICS, MLMODEL, Release, claimed, describe_file, now, publish
+from exporter.release.card import card
+from exporter.release.latest import promote, read_latest
+from exporter.release.registry import Registry, mlmodel, open_registry, signature
+from exporter.release.release import CARD, CONFIG, METRICS, MLMODEL, Release, claimed, describe_file, now, publish
 from exporter.request import ExportReport, ExportRequest
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
-from featurestore.split import count_splits
-from trainer.checkpoints import read_checkpoint
-from trainer.evaluate import EvaluateRequest, evaluate
-from trainer.evaluation import Evaluation
+from featurestore.store.split import count_splits
+from trainer.evaluate.evaluation import Evaluation
+from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.network.checkpoints import read_checkpoint
 
 SPLITS = ("val", "test")
 HEADLINES = (

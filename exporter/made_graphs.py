@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporter.graph import export_graph
-from exporter.iq_graph import export_iq_graph
-from exporter.metadata import GraphInfo
-from exporter.onnx_file import ExportedGraph
-from exporter.precision import PRECISIONS, convert
-from exporter.precision_table import Measured, choose, measure, table
-from exporter.raw_captures import fetch_captures
-from exporter.release import IQ_MODEL, MODEL
+from exporter.graph.features_graph import export_graph
+from exporter.graph.iq_graph import export_iq_graph
+from exporter.graph.metadata import GraphInfo
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.graph.precision import PRECISIONS, convert
+from exporter.release.release import IQ_MODEL, MODEL
 from exporter.request import ExportRequest
-from exporter.validate import Validation, validate
-from exporter.validate_iq import validate_iq
+from exporter.validate.precision_table import Measured, choose, measure, table
+from exporter.validate.raw_captures import fetch_captures
+from exporter.validate.validate import Validation, validate
+from exporter.validate.validate_iq import validate_iq
 from featurestore.errors import UsageError
-from featurestore.feature_set import FeatureSet
 from featurestore.progress import Progress
-from featurestore.split import Split, count_splits
-from trainer.checkpoints import Checkpoint
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split, count_splits
+from trainer.network.checkpoints import Checkpoint
 
 RAW = "raw"
 

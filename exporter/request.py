@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from exporter.precision import PRECISIONS
-from exporter.precision_table import AUTO
-from exporter.registry import RegistryRequest
-from exporter.release import Version
-from exporter.validate import Tolerance
-from exporter.validate_iq import IQ_TOLERANCE
+from exporter.graph.precision import PRECISIONS
+from exporter.release.registry import RegistryRequest
+from exporter.release.release import Version
+from exporter.validate.precision_table import AUTO
+from exporter.validate.validate import Tolerance
+from exporter.validate.validate_iq import IQ_TOLERANCE
 from featurestore.errors import UsageError
 from featurestore.progress import format_seconds
 

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from featurestore.catalog import create_table
 from featurestore.services import SHADOWING, Running, postgres, running
+from featurestore.source.catalog import create_table
 
 pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it gives at the end
 

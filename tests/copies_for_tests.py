@@ -13,9 +13,9 @@ import psycopg
 from corpus_for_tests import Corpus
 from psycopg import sql
 
-from featurestore.catalog import create_table
-from featurestore.objects import Location
+from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
+from featurestore.source.catalog import create_table
 
 
 def empty_corpus(directory: Path, catalog: str) -> Corpus:

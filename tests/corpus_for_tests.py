@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from featurestore.build import BuildRequest, build
-from featurestore.catalog import CaptureRecord, read_snapshot, record
-from featurestore.corpus.breakage import broken_object, broken_record
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.build.build import BuildRequest, build
+from featurestore.build.publish import BuildReport
+from featurestore.corpus.simulate.breakage import broken_object, broken_record
+from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Silent
-from featurestore.publish import BuildReport
-from featurestore.snapshot import default_key
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.source.catalog import CaptureRecord, read_snapshot, record
+from featurestore.source.snapshot import default_key
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 SMALL = FeatureSpec(sample_rate_hz=48_000, n_fft=256, hop_length=64, n_mels=24, n_frames=8)
 """A spec under which a capture of a few thousand samples has room for several windows."""

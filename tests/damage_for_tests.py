@@ -8,8 +8,8 @@ import numpy as np
 from corpus_for_tests import Corpus
 
 from featurestore import open_set
-from featurestore.chunks import ChunkBuffer
-from featurestore.objects import open_objects
+from featurestore.objects.objects import open_objects
+from featurestore.store.chunks import ChunkBuffer
 
 
 def flip(path: Path) -> None:

@@ -14,14 +14,14 @@ from click.testing import CliRunner, Result
 from corpus_for_tests import Corpus
 
 from cli import main
-from exporter.onnx_file import ExportedGraph, write
-from exporter.release import Release, Version, claimed, publish
-from featurestore.feature_set import FeatureSet
-from featurestore.objects import Location, open_objects
-from trainer.checkpoints import Checkpoint, TrainedOn
-from trainer.geometry import Region
-from trainer.model import LocalizationNet, NetworkSpec
-from trainer.training_spec import TrainingSpec
+from exporter.graph.onnx_file import ExportedGraph, write
+from exporter.release.release import Release, Version, claimed, publish
+from featurestore.objects.objects import Location, open_objects
+from featurestore.store.feature_set import FeatureSet
+from trainer.network.checkpoints import Checkpoint, TrainedOn
+from trainer.network.geometry import Region
+from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.training_spec import TrainingSpec
 
 SMALLEST = "test_convnext"  # timm's own for tests: of the code of tiny to large, with 0.5 M parameters
 

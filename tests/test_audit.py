@@ -21,19 +21,19 @@ from hypothesis.extra import numpy as hnp
 
 from cli import main
 from featurestore import open_set
-from featurestore.auditing import audit as thresholds
-from featurestore.auditing.audit import audit
-from featurestore.auditing.equality import EqualRows, near_any
-from featurestore.auditing.findings import Finding, ServedRows
-from featurestore.compute import content_digest
-from featurestore.corpus.breakage import npy_bytes
-from featurestore.mel import LogMel
-from featurestore.moments import MIN_STD
-from featurestore.objects import Location
-from featurestore.overview import findings
-from featurestore.snapshot import NO_TIMESTAMP
-from featurestore.spec import FeatureSpec, SplitSpec
-from featurestore.split import Split, assign
+from featurestore.build.chunk_tasks import content_digest
+from featurestore.corpus.simulate.breakage import npy_bytes
+from featurestore.look.audit import audit as thresholds
+from featurestore.look.audit.audit import audit
+from featurestore.look.audit.equality import EqualRows, near_any
+from featurestore.look.audit.findings import Finding, ServedRows
+from featurestore.look.overview import findings
+from featurestore.objects.objects import Location
+from featurestore.source.snapshot import NO_TIMESTAMP
+from featurestore.store.split import Split, assign
+from featurestore.tensor.mel import LogMel
+from featurestore.tensor.moments import MIN_STD
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 HALVES = SplitSpec(val_fraction=0.25, test_fraction=0.25)
 
@@ -417,7 +417,7 @@ def test_the_page_lists_every_kind_with_the_thresholds_of_the_code() -> None:
     root = Path(__file__).parents[1]
     page = (root / "docs/audit.md").read_text()
     listed = re.findall(r"^\| `([a-z_]+)`", page, re.MULTILINE)
-    source = (root / "featurestore/auditing/audit.py").read_text()
+    source = (root / "featurestore/look/audit/audit.py").read_text()
     names = set(re.findall(r'(?:warning|note|Finding)\(\s*f?"([a-z_{}]+)"', source))
     expanded = (names - {"dominant_{what}", "unknown_{name}"}) | {
         *("dominant_receiver", "dominant_session", "unknown_frequency_mhz", "unknown_timestamp")
@@ -441,5 +441,5 @@ def test_the_page_lists_every_kind_with_the_thresholds_of_the_code() -> None:
 
 def test_one_batch_is_that_of_the_trainer() -> None:
     """Read from its source: to import the trainer would take longer than all of this file."""
-    source = (Path(__file__).parents[1] / "trainer/data.py").read_text()
+    source = (Path(__file__).parents[1] / "trainer/stream/feature_stream.py").read_text()
     assert re.findall(r"^    batch_size: int = (\d+)$", source, re.MULTILINE) == [str(thresholds.MIN_TRAIN_ROWS)]

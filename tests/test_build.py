@@ -12,13 +12,14 @@ import zarr
 from corpus_for_tests import SMALL, Corpus, tree
 from independent import check, check_fitted, open_plainly
 
-from featurestore import open_set, sets
-from featurestore.build import BuildRequest, build
+from featurestore import open_set
+from featurestore.build.build import BuildRequest, build
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.objects import Location, Objects
+from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Silent
-from featurestore.rejection import REASONS
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.store import sets
+from featurestore.tensor.rejection import REASONS
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_building_again_does_nothing(corpus: Corpus) -> None:
 
 
 def test_dask_processes_write_the_same_bytes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus.add(*range(12))
     serial = corpus.build()
     parallel = corpus.build(store=Location.parse(str(tmp_path / "parallel")), workers=2)
@@ -356,7 +357,7 @@ def test_tags_and_latest_name_versions(corpus: Corpus) -> None:
 
 
 def test_an_interrupted_build_goes_on_where_it_was(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus.add(*range(16))  # 48 rows in 6 chunks
 
     class Interrupt(Silent):
@@ -383,7 +384,7 @@ def test_an_interrupted_build_goes_on_where_it_was(corpus: Corpus, monkeypatch: 
 def test_an_interrupted_segment_is_finished_though_captures_were_withdrawn(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus.add(*range(16))
     corpus.add(90, broken="silent")
     with pytest.raises(DataQualityError):
@@ -401,7 +402,7 @@ def test_an_interrupted_segment_is_finished_though_captures_were_withdrawn(
 
 
 def test_chunks_are_as_even_as_the_design_says(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 10)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 10)
     corpus.add(*range(7))  # 21 rows: 3 chunks of 7
     corpus.build()
     (segment,) = (corpus.store.directory / "specs" / SMALL.id / "segments").iterdir()

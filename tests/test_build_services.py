@@ -23,9 +23,9 @@ from zarr.storage import ObjectStore
 from cli import main
 from featurestore import open_set
 from featurestore.cluster import local_cluster
-from featurestore.corpus.conversion import IngestOptions
-from featurestore.corpus.ingest import ingest
-from featurestore.objects import Location, open_objects
+from featurestore.corpus.ingest.conversion import IngestOptions
+from featurestore.corpus.ingest.ingest import ingest
+from featurestore.objects.objects import Location, open_objects
 
 SPEC_OPTIONS = [
     *("--sample-rate-hz", "48000", "--n-fft", "256", "--hop-length", "64", "--n-mels", "24", "--n-frames", "8"),
@@ -58,7 +58,7 @@ def build_command(corpus: Corpus, *options: str) -> Result:
 def test_the_whole_job_on_s3_postgresql_and_two_dask_processes(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 16)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 16)
     corpus.add(*range(20))
     corpus.add(20, broken="silent")
     result = build_command(corpus, "--workers", "2", "--json", "--tag", "first")

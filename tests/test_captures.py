@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.captures import CaptureReader, Layout, parse_header
-from featurestore.objects import Location, open_objects
-from featurestore.rejection import Reason, Rejection
-from featurestore.spec import FeatureSpec
+from featurestore.objects.objects import Location, open_objects
+from featurestore.source.captures import CaptureReader, Layout, parse_header
+from featurestore.tensor.rejection import Reason, Rejection
+from featurestore.tensor.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_fft=64, hop_length=16, n_frames=4, n_mels=8)
 SPAN = SPEC.span

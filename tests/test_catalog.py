@@ -9,9 +9,9 @@ import numpy as np
 import psycopg
 import pytest
 
-from featurestore.catalog import CaptureRecord, create_table, describe, read_snapshot, record
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.snapshot import NO_TIMESTAMP
+from featurestore.source.catalog import CaptureRecord, create_table, describe, read_snapshot, record
+from featurestore.source.snapshot import NO_TIMESTAMP
 
 SESSION = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
 

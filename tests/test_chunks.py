@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featurestore.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_array, read_chunk, read_layout, write_array
 from featurestore.errors import StoreError
-from featurestore.objects import Location, Objects
+from featurestore.objects.objects import Location, Objects
+from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_array, read_chunk, read_layout, write_array
 
 DTYPES = ["<f4", "<f2", "<f8", "<i8", "<i4", "<i2", "u1"]
 

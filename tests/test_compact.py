@@ -18,20 +18,20 @@ from independent import check, open_plainly
 
 from cli import main
 from featurestore import open_set
+from featurestore.care.compact import copy_chunks as copying
+from featurestore.care.compact.compact import CompactReport, CompactRequest, compact
+from featurestore.care.verify.verify import verify
 from featurestore.errors import StoreError
-from featurestore.housekeeping import copying
-from featurestore.housekeeping.compact import CompactReport, CompactRequest, compact
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.rejection import REASONS
 from featurestore.services import Running
-from featurestore.spec import FeatureSpec
-from featurestore.verification.verify import verify
+from featurestore.tensor.rejection import REASONS
+from featurestore.tensor.spec import FeatureSpec
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def corpus(tmp_path: Path, catalog: str) -> Corpus:
 @pytest.fixture(scope="module")
 def grown_once(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
     with database(services) as catalog, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         yield grow(empty_corpus(tmp_path_factory.mktemp("grown"), catalog))
 
 

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 
 from cli import main
 from featurestore import open_set
+from featurestore.care.verify.agreement import features_agree, logmel_difference
+from featurestore.care.verify.deep import DeepCheck, DeepReport, spread
+from featurestore.care.verify.verify import Verification, verify
 from featurestore.errors import StoreError
-from featurestore.objects import Location
-from featurestore.segments import features_name
-from featurestore.verification.agreement import features_agree, logmel_difference
-from featurestore.verification.deep import DeepCheck, DeepReport, spread
-from featurestore.verification.verify import Verification, verify
+from featurestore.objects.objects import Location
+from featurestore.store.segments import features_name
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """Two windows per capture, two segments of several chunks; the keys of some captures are the catalog's own."""
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     (tmp_path / "raw").mkdir()
     raw, store = Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store"))
     corpus = Corpus(raw, store, catalog, replace(SMALL, windows_per_capture=2))

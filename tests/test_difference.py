@@ -13,10 +13,10 @@ from corpus_for_tests import SMALL, Corpus, session_id
 
 from cli import main
 from featurestore import open_set
-from featurestore.difference import Difference, difference
 from featurestore.errors import UsageError
-from featurestore.objects import Location
-from featurestore.spec import SplitSpec
+from featurestore.look.diff import Difference, difference
+from featurestore.objects.objects import Location
+from featurestore.tensor.spec import SplitSpec
 
 
 @pytest.fixture

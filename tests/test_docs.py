@@ -11,8 +11,8 @@ import click
 import pytest
 
 from cli import main
-from featurestore.rows import CHUNK_ROWS
-from featurestore.spec import FeatureSpec
+from featurestore.store.rows import CHUNK_ROWS
+from featurestore.tensor.spec import FeatureSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -26,12 +26,12 @@ from distributed import LocalCluster
 from packaging.requirements import Requirement
 
 from cli import main
-from featurestore.catalog_state import server_version
 from featurestore.doctor.checks import Check, Diagnosis, Finding, run
 from featurestore.doctor.services import Places, disk_check, service_checks
 from featurestore.doctor.software import compare
-from featurestore.extras import requirements
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
+from featurestore.software import requirements
+from featurestore.source.catalog_state import server_version
 
 
 def look(**places: str) -> dict[str, Finding]:

@@ -9,7 +9,7 @@ import pytest
 
 from featurestore.doctor.checks import SKIPPED, run
 from featurestore.doctor.software import software_checks
-from featurestore.extras import extra_that_brings, extras, requirements
+from featurestore.software import extra_that_brings, extras, requirements
 
 WITHOUT = "import sys; sys.modules[{module!r}] = None; from cli import main; main({arguments!r})"
 """What Python does when a module is not installed, for one that is."""
@@ -40,7 +40,7 @@ def test_a_command_says_which_extra_it_needs(module: str, extra: str, arguments:
 
 
 def test_what_no_extra_has_is_an_error_of_ours() -> None:
-    done = without("featurestore.listing", "build-features", "--raw", ".", "--store", ".")
+    done = without("featurestore.source.listing", "build-features", "--raw", ".", "--store", ".")
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
 

@@ -20,10 +20,10 @@ from corpus_for_tests import SMALL, Corpus
 from psycopg.rows import dict_row
 
 from featurestore.errors import DataQualityError
-from featurestore.mel import mel_filters
-from featurestore.objects import Location
-from featurestore.rejection import REASONS, Reason
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.objects.objects import Location
+from featurestore.tensor.mel import mel_filters
+from featurestore.tensor.rejection import REASONS, Reason
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMAT = (DOCS / "format.md").read_text()

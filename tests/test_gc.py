@@ -23,25 +23,26 @@ from copies_for_tests import copied, database, empty_corpus
 from corpus_for_tests import SMALL, Corpus, tree
 
 from cli import main
-from featurestore import bases, open_set, sets
-from featurestore.build import build
-from featurestore.dependencies import paths
+from featurestore import open_set
+from featurestore.build.build import build
+from featurestore.care.compact.compact import CompactRequest, compact
+from featurestore.care.gc.garbage import Policy, parse_age
+from featurestore.care.gc.gc import GcReport, survey, sweep
+from featurestore.care.verify.verify import verify
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError, UsageError
-from featurestore.housekeeping.compact import CompactRequest, compact
-from featurestore.housekeeping.garbage import Policy, parse_age
-from featurestore.housekeeping.gc import GcReport, survey, sweep
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
 from featurestore.services import Running
-from featurestore.sets import list_sets, read_manifest
-from featurestore.verification.verify import verify
+from featurestore.store import bases, sets
+from featurestore.store.presence import paths
+from featurestore.store.sets import list_sets, read_manifest
 
 ALL_AGES = Policy(1, timedelta(0))
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def corpus(tmp_path: Path, catalog: str) -> Corpus:
 @pytest.fixture(scope="module")
 def grown_once(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Corpus, list[str]]]:
     with database(services) as catalog, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         corpus = empty_corpus(tmp_path_factory.mktemp("grown"), catalog)
         yield corpus, grow(corpus)
 
@@ -318,8 +319,8 @@ def test_killed_while_it_removes_it_leaves_sets_whole_and_stands_in_nobodys_way(
     code = """
 import os, signal, sys
 from datetime import timedelta
-from featurestore.housekeeping.garbage import Policy
-from featurestore.housekeeping.gc import survey, sweep
+from featurestore.care.gc.garbage import Policy
+from featurestore.care.gc.gc import survey, sweep
 from featurestore.progress import Silent
 class Killed(Silent):
     steps = 0

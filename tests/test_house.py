@@ -15,19 +15,19 @@ from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PURE = {
-    "mel",
-    "moments",
-    "plan",
-    "rows",
-    "split",
-    "spec",
-    "snapshot",
-    "rejection",
-    "manifest",
-    "quality",
-    "auditing/audit",
-    "auditing/equality",
-    "auditing/findings",
+    "tensor/mel",
+    "tensor/moments",
+    "tensor/rejection",
+    "tensor/spec",
+    "build/plan",
+    "build/quality",
+    "store/manifest",
+    "store/rows",
+    "store/split",
+    "source/snapshot",
+    "look/audit/audit",
+    "look/audit/equality",
+    "look/audit/findings",
 }
 IO = {"boto3", "obstore", "psycopg", "zarr", "dask", "distributed", "os", "pathlib", "socket", "subprocess"}
 FORBIDDEN = {
@@ -61,7 +61,7 @@ def test_pure_modules_do_no_io() -> None:
 
 def test_only_the_build_side_touches_the_catalog_and_dask() -> None:
     """What a trainer imports to open a set must not need PostgreSQL or a cluster."""
-    code = "import sys, featurestore.feature_set; print({'psycopg', 'dask', 'distributed', 'torch'} & set(sys.modules))"
+    code = "import sys, featurestore.store.feature_set; print({'psycopg', 'dask', 'distributed', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
 

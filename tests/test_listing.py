@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import snapshot
 
-from featurestore.listing import MISSING, join, read_listing
-from featurestore.objects import Location, ObjectInfo, Objects, open_objects
+from featurestore.objects.objects import Location, ObjectInfo, Objects, open_objects
 from featurestore.progress import Silent
-from featurestore.snapshot import default_key, format_session
+from featurestore.source.listing import MISSING, join, read_listing
+from featurestore.source.snapshot import default_key, format_session
 
 WHEN_US = 1_767_323_045_678_901
 

@@ -12,8 +12,8 @@ import scipy.fft
 from scipy.signal import get_window
 
 from featurestore.errors import UsageError
-from featurestore.mel import LogMel, cepstrum, mel_filters
-from featurestore.spec import FeatureSpec
+from featurestore.tensor.mel import LogMel, cepstrum, mel_filters
+from featurestore.tensor.spec import FeatureSpec
 
 DEFAULT = FeatureSpec()
 SPECS = [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.moments import MIN_STD, Moments, merge_all
+from featurestore.tensor.moments import MIN_STD, Moments, merge_all
 
 SHAPE = (3, 5)
 

@@ -1,4 +1,4 @@
-"""featurestore/objects.py: the same behaviour on local files and on a real S3 server, and errors that people can act on."""
+"""featurestore/objects: the same behaviour on local files and on a real S3 server, and errors that people can act on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import obstore
 import pytest
 
-from featurestore import objects as objects_module
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError
-from featurestore.objects import Location, Objects, open_objects
-from featurestore.patience import Patience
+from featurestore.objects import objects as objects_module
+from featurestore.objects.objects import Location, Objects, open_objects
+from featurestore.objects.patience import Patience
 from featurestore.services import Running
 
 ODD_KEY = "a b/ü #?%20+&=/c.npy"
@@ -309,7 +309,7 @@ def test_local_permissions(tmp_path: Path, ordinary_user: list[str]) -> None:
     """In a process of its own: as another user, when this one is root, to whom everything is permitted."""
     program = (
         "import sys\n"
-        "from featurestore.objects import Location, Objects\n"
+        "from featurestore.objects.objects import Location, Objects\n"
         "from featurestore.errors import StoreError\n"
         "objects = Objects(Location.parse(sys.argv[1]))\n"
         "assert objects.get('file') == b'x'\n"

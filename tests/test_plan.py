@@ -10,12 +10,12 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.listing import MISSING, Listing
-from featurestore.plan import Plan, make_plan
-from featurestore.rejection import Reason
-from featurestore.rows import Holding, RowFacts, chunk_rows
-from featurestore.snapshot import NO_TIMESTAMP, Snapshot
-from featurestore.spec import FeatureSpec, SplitSpec
+from featurestore.build.plan import Plan, make_plan
+from featurestore.source.listing import MISSING, Listing
+from featurestore.source.snapshot import NO_TIMESTAMP, Snapshot
+from featurestore.store.rows import Holding, RowFacts, chunk_rows
+from featurestore.tensor.rejection import Reason
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 SPEC = FeatureSpec()
 

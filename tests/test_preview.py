@@ -13,20 +13,20 @@ from corpus_for_tests import SMALL, Corpus, tree
 
 from cli import main
 from featurestore import open_set
-from featurestore.build import build
+from featurestore.build.build import build
+from featurestore.build.preview import Preview, preview
+from featurestore.build.publish import BuildReport
+from featurestore.build.workload import LEAST_S, NORMALIZE_SHARE, Rate, estimate_seconds, known_rates
 from featurestore.errors import DataQualityError, HeimdallError
-from featurestore.estimate import LEAST_S, NORMALIZE_SHARE, Rate, estimate_seconds, known_rates
-from featurestore.objects import Location, open_objects
-from featurestore.preview import Preview, preview
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.publish import BuildReport
-from featurestore.sets import read_manifest
-from featurestore.spec import SplitSpec
+from featurestore.store.sets import read_manifest
+from featurestore.tensor.spec import SplitSpec
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     (tmp_path / "raw").mkdir()
     return Corpus(Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store")), catalog)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from featurestore.errors import UsageError
-from featurestore.objects import open_objects
-from featurestore.receivers import Receivers, read_receivers, receivers_csv
+from featurestore.objects.objects import open_objects
+from featurestore.source.receivers import Receivers, read_receivers, receivers_csv
 
 ROWS = [(7, 45.478, 9.123, "Milano, Baggio"), (1, -45.03, -7.27, "")]
 

@@ -17,15 +17,15 @@ from damage_for_tests import flip, forge, segment_path, set_path, truncate
 
 from cli import main
 from featurestore import open_set
+from featurestore.care.repair.repair import RepairRequest, repair
+from featurestore.care.repair.report import Outcome, RepairReport
+from featurestore.care.verify.deep import DeepCheck
+from featurestore.care.verify.verify import verify
 from featurestore.errors import StoreError
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.repairs.repair import RepairRequest, repair
-from featurestore.repairs.report import Outcome, RepairReport
-from featurestore.segments import features_name
-from featurestore.spec import SplitSpec
-from featurestore.verification.deep import DeepCheck
-from featurestore.verification.verify import verify
+from featurestore.store.segments import features_name
+from featurestore.tensor.spec import SplitSpec
 
 Damage = Callable[[Path], object]
 
@@ -33,7 +33,7 @@ Damage = Callable[[Path], object]
 @pytest.fixture
 def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """Two windows per capture, rejected rows, two segments of several chunks, two bases, three sets."""
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     (tmp_path / "raw").mkdir()
     raw, store = Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store"))
     corpus = Corpus(raw, store, catalog, replace(SMALL, windows_per_capture=2))
@@ -437,7 +437,7 @@ def test_a_sound_set_needs_no_repair_and_the_command_says_what_it_did(corpus: Co
 
 
 def test_damage_in_s3_comes_back(bucket: str, catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus = Corpus(Location.parse(f"{bucket}/raw"), Location.parse(f"{bucket}/store"), catalog)
     corpus.add(*range(6))
     corpus.sql("UPDATE measurements SET iq_key = 'elsewhere/' || id || '.npy' WHERE id < 4")

@@ -24,24 +24,24 @@ from pages import read_page
 from psycopg import sql
 
 from cli import main
-from featurestore.bases import Basis
-from featurestore.catalog import create_table
 from featurestore.errors import UsageError
-from featurestore.feature_set import FeatureSet, open_set
-from featurestore.objects import Location
-from featurestore.overview import SPLITS, show
-from featurestore.receivers import Receivers
-from featurestore.report.charts import to_svg
-from featurestore.report.distributions import Values
-from featurestore.report.examples import choose_examples
-from featurestore.report.maps import SPLIT_COLOURS, draw_map, find_places
-from featurestore.report.page import element, table
-from featurestore.report.receivers import Timeline
-from featurestore.report.rows import LabelledRows, read_tensors, sample_chunks
-from featurestore.report.set_report import write_set_report
-from featurestore.report.spectrograms import Scale, draw_tensor, to_decibels
+from featurestore.look.overview import SPLITS, show
+from featurestore.look.report.by_receiver import Timeline
+from featurestore.look.report.distributions import Values
+from featurestore.look.report.examples import choose_examples
+from featurestore.look.report.labelled_rows import LabelledRows, read_tensors, sample_chunks
+from featurestore.look.report.maps import SPLIT_COLOURS, draw_map, find_places
+from featurestore.look.report.set_report import write_set_report
+from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
+from featurestore.objects.objects import Location
+from featurestore.page.charts import to_svg
+from featurestore.page.page import element, table
 from featurestore.services import Running, postgres
-from featurestore.spec import FeatureSpec
+from featurestore.source.catalog import create_table
+from featurestore.source.receivers import Receivers
+from featurestore.store.bases import Basis
+from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.tensor.spec import FeatureSpec
 
 HOSTILE = "sessions/<img src=x onerror=alert(1)>&\"'$x_{.npy"
 START = "TIMESTAMPTZ '2026-03-01 12:00Z'"
@@ -86,7 +86,7 @@ def world(services: Running, tmp_path_factory: pytest.TempPathFactory) -> World:
     corpus = Corpus(Location.parse(str(directory / "raw")), Location.parse(str(directory / "store")), catalog)
     hostile = HOSTILE.replace("'", "''")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        patch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         corpus.add(*range(20))
         corpus.build()
         corpus.add(20, 21)
@@ -172,7 +172,7 @@ def test_of_a_large_set_only_a_sample_is_read(world: World, tmp_path: Path, monk
         return original(self, segment, chunk, crc)
 
     monkeypatch.setattr(FeatureSet, "read_features", spy)
-    monkeypatch.setattr("featurestore.report.set_pictures.SAMPLE_CHUNKS", 2)
+    monkeypatch.setattr("featurestore.look.report.set_pictures.SAMPLE_CHUNKS", 2)
     path = tmp_path / "set.html"
     write_set_report(world.store, world.version, path)
     assert len(set(read)) == 2

@@ -22,20 +22,20 @@ from corpus_for_tests import Corpus, tree
 from psycopg import sql
 
 from cli import main
-from exporter.registry import RegistryRequest
-from featurestore import objects
-from featurestore.build import BuildRequest, build
+from exporter.release.registry import RegistryRequest
+from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import InProcess
-from featurestore.corpus.simulate import Destination
+from featurestore.corpus.simulate.simulate import Destination
 from featurestore.errors import UsageError
-from featurestore.objects import Location, open_objects
-from featurestore.patience import Patience
+from featurestore.objects import objects
+from featurestore.objects.objects import Location, open_objects
+from featurestore.objects.patience import Patience
 from featurestore.progress import Silent
 from featurestore.redaction import without_credentials
 from featurestore.services import Running
 from featurestore.services.process import Command
-from featurestore.spec import FeatureSpec, SplitSpec
-from trainer.tracking import TrackingRequest
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
+from trainer.fitting.tracking import TrackingRequest
 
 PASSWORDS = {
     "catalog": "Kestrel/42@moor?x=1",  # of letters that must be percent-encoded
@@ -326,7 +326,7 @@ def test_tasks_that_travel_to_workers_know_no_catalog(
     def recording(*_arguments: Any) -> Any:
         return nullcontext(Recording())
 
-    monkeypatch.setattr("featurestore.build.open_runner", recording)
+    monkeypatch.setattr("featurestore.build.build.open_runner", recording)
     (tmp_path / "raw").mkdir()
     corpus = Corpus(Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store")), catalog)
     corpus.add(*range(12))

@@ -21,12 +21,12 @@ import pytest
 from botocore.client import Config
 
 from featurestore import services as services_module
-from featurestore.catalog import create_table, read_snapshot
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.objects import Location, Objects
+from featurestore.objects.objects import Location, Objects
 from featurestore.services import BUCKETS, Running, running
 from featurestore.services import s3 as s3_server
 from featurestore.services.process import Command, Server, free_port
+from featurestore.source.catalog import create_table, read_snapshot
 
 CLI = [sys.executable, str(Path(services_module.__file__).parents[2] / "cli.py"), "services", "up"]
 MEGABYTE = 1_000_000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featurestore.errors import UsageError
-from featurestore.spec import FeatureSpec, SplitSpec, canonical_json
+from featurestore.tensor.spec import FeatureSpec, SplitSpec, canonical_json
 
 
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:

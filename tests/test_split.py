@@ -10,8 +10,8 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.spec import SplitSpec
-from featurestore.split import Split, assign, count_splits, hash_sessions, unique_sessions
+from featurestore.store.split import Split, assign, count_splits, hash_sessions, unique_sessions
+from featurestore.tensor.spec import SplitSpec
 
 ANYWHERE = np.array([[45.0, 7.0]])
 

@@ -13,8 +13,8 @@ from corpus_for_tests import SMALL, Corpus, session_id
 from cli import main
 from featurestore import open_set
 from featurestore.errors import UsageError
-from featurestore.objects import Location
-from featurestore.trace import Trace, trace
+from featurestore.look.trace import Trace, trace
+from featurestore.objects.objects import Location
 
 CAPTURE = 8  # session 2, receiver 2
 

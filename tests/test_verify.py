@@ -14,16 +14,16 @@ from damage_for_tests import flip, segment_path, set_path, truncate
 
 from cli import main
 from featurestore import open_set
+from featurestore.care.verify.inspection import Problem
+from featurestore.care.verify.verify import Verification, verify
 from featurestore.errors import StoreError, UsageError
-from featurestore.objects import Location, open_objects
-from featurestore.verification.inspection import Problem
-from featurestore.verification.verify import Verification, verify
+from featurestore.objects.objects import Location, open_objects
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """Captures on files, and two segments of several chunks."""
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     (tmp_path / "raw").mkdir()
     raw, store = Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store"))
     corpus = Corpus(raw, store, catalog)
@@ -225,7 +225,7 @@ def test_a_sound_set_exits_with_0_and_an_unknown_one_with_2(corpus: Corpus) -> N
 
 
 def test_damage_in_s3_is_found(bucket: str, catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus = Corpus(Location.parse(f"{bucket}/raw"), Location.parse(f"{bucket}/store"), catalog)
     corpus.add(*range(8))
     corpus.build()

@@ -15,11 +15,11 @@ from faults.tally import Tally
 from faults.world import port_of, s3_at
 
 from featurestore import open_set
-from featurestore.objects import Location
-from featurestore.publish import BuildReport
+from featurestore.build.publish import BuildReport
+from featurestore.objects.objects import Location
 from featurestore.services import Running
-from featurestore.spec import SplitSpec
-from featurestore.split import Split
+from featurestore.store.split import Split
+from featurestore.tensor.spec import SplitSpec
 
 HEADER_BYTES = 128
 WINDOW_BYTES = 16 * SMALL.span
@@ -71,7 +71,7 @@ Measure = Callable[..., tuple[BuildReport, Traffic]]
 
 @pytest.fixture
 def corpus(bucket: str, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", CHUNK_ROWS)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", CHUNK_ROWS)
     corpus = Corpus(Location.parse(f"{bucket}/raw"), Location.parse(f"{bucket}/store"), catalog)
     corpus.add(*range(ROWS // 3))
     return corpus

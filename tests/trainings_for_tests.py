@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.model import NetworkSpec
-from trainer.training_spec import OptimizerSpec, TrainingSpec
+from trainer.network.model import NetworkSpec
+from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 
 def tiny_training(epochs: int) -> TrainingSpec:

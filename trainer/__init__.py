@@ -11,28 +11,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.checkpoints import Checkpoint, read_checkpoint
-    from trainer.data import DataOptions, FeatureStream
-    from trainer.model import LocalizationNet, NetworkSpec
-    from trainer.request import Hardware, TrainReport, TrainRequest
-    from trainer.run import fit
-    from trainer.tracking import TrackingRequest
-    from trainer.training_spec import OptimizerSpec, TrainingSpec
+    from trainer.fitting.request import Hardware, TrainReport, TrainRequest
+    from trainer.fitting.run import fit
+    from trainer.fitting.tracking import TrackingRequest
+    from trainer.network.checkpoints import Checkpoint, read_checkpoint
+    from trainer.network.model import LocalizationNet, NetworkSpec
+    from trainer.network.training_spec import OptimizerSpec, TrainingSpec
+    from trainer.stream.feature_stream import DataOptions, FeatureStream
 
 ROOMS = {
-    "Checkpoint": "checkpoints",
-    "DataOptions": "data",
-    "FeatureStream": "data",
-    "Hardware": "request",
-    "LocalizationNet": "model",
-    "NetworkSpec": "model",
-    "OptimizerSpec": "training_spec",
-    "TrackingRequest": "tracking",
-    "TrainReport": "request",
-    "TrainRequest": "request",
-    "TrainingSpec": "training_spec",
-    "fit": "run",
-    "read_checkpoint": "checkpoints",
+    "Checkpoint": "network.checkpoints",
+    "DataOptions": "stream.feature_stream",
+    "FeatureStream": "stream.feature_stream",
+    "Hardware": "fitting.request",
+    "LocalizationNet": "network.model",
+    "NetworkSpec": "network.model",
+    "OptimizerSpec": "network.training_spec",
+    "TrackingRequest": "fitting.tracking",
+    "TrainReport": "fitting.request",
+    "TrainRequest": "fitting.request",
+    "TrainingSpec": "network.training_spec",
+    "fit": "fitting.run",
+    "read_checkpoint": "network.checkpoints",
 }
 
 __all__ = [

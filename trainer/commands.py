@@ -110,13 +110,13 @@ def train(*, as_json: bool, quiet: bool, **options: Any) -> None:
 
 def _train_request(*, no_tracking: bool, tracking_uri: str, seed: int, **options: Any) -> Any:
     """The `TrainRequest` that the options of `train` describe."""
-    from trainer.augment import AugmentSpec
-    from trainer.chunk_source import StreamOptions
-    from trainer.loss import LossSpec
-    from trainer.model import NetworkSpec
-    from trainer.request import Hardware, TrainRequest
-    from trainer.tracking import TrackingRequest
-    from trainer.training_spec import OptimizerSpec, TrainingSpec
+    from trainer.fitting.request import Hardware, TrainRequest
+    from trainer.fitting.tracking import TrackingRequest
+    from trainer.network.augment import AugmentSpec
+    from trainer.network.loss import LossSpec
+    from trainer.network.model import NetworkSpec
+    from trainer.network.training_spec import OptimizerSpec, TrainingSpec
+    from trainer.stream.source import StreamOptions
 
     def take(kind: Any, **more: Any) -> Any:
         return kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options}, **more)
@@ -291,8 +291,8 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """
     share_cores()
     from featurestore.progress import on_stderr
-    from trainer.evaluate import EvaluateRequest
-    from trainer.evaluate import evaluate as run_evaluation
+    from trainer.evaluate.run import EvaluateRequest
+    from trainer.evaluate.run import evaluate as run_evaluation
 
     request = EvaluateRequest(**options)
     with on_stderr(quiet) as progress:
@@ -344,9 +344,9 @@ def doctor(
       heimdall doctor --store ./features --tracking-uri sqlite:///mlflow.db --json
     """
     share_cores()
-    from featurestore.catalog import read_query
     from featurestore.doctor.services import Places
     from featurestore.progress import on_stderr
+    from featurestore.source.catalog import read_query
     from trainer.doctor import DoctorRequest, diagnose
 
     if catalog is None and any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")):

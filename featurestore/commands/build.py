@@ -95,12 +95,12 @@ def build_features(
       heimdall build-features --raw s3://captures --store s3://features --hop-length 1024 --dry-run
       heimdall build-features --raw s3://captures --store s3://features --fold 2/5 --scheduler tcp://10.0.0.5:8786
     """
-    from featurestore.build import BuildRequest, build
-    from featurestore.catalog import read_query
-    from featurestore.objects import Location
-    from featurestore.preview import preview
+    from featurestore.build.build import BuildRequest, build
+    from featurestore.build.preview import preview
+    from featurestore.objects.objects import Location
     from featurestore.progress import on_stderr
-    from featurestore.spec import FeatureSpec, SplitSpec
+    from featurestore.source.catalog import read_query
+    from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
     spec = FeatureSpec(**{field.name: options.pop(field.name) for field in fields(FeatureSpec)})
     arcs = {name: options.pop(name) for name in ("val_fraction", "test_fraction", "region_degrees")}

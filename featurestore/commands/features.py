@@ -27,7 +27,7 @@ def list_features(store: str, as_json: bool) -> None:
       heimdall features list --store ./features
       heimdall features list --store s3://features --json
     """
-    from featurestore.overview import list_lines, summarize
+    from featurestore.look.overview import list_lines, summarize
 
     emit(summarize(store), as_json, lambda found: click.echo("\n".join(list_lines(found))))
 
@@ -48,7 +48,7 @@ def show_features(version: str, store: str, as_json: bool, quiet: bool) -> None:
       heimdall features show --store ./features
       heimdall features show baseline --store s3://features --json
     """
-    from featurestore.overview import show, show_lines
+    from featurestore.look.overview import show, show_lines
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -76,7 +76,7 @@ def gallery_features(version: str, store: str, out: Path, rows: int, quiet: bool
       heimdall features gallery --store ./features --out pictures
     """
     from featurestore import open_set
-    from featurestore.gallery import draw
+    from featurestore.look.gallery import draw
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -110,8 +110,8 @@ def report_features(version: str, store: str, path: Path, receivers: str | None,
       heimdall features report --store ./features --html features.html
       heimdall features report baseline --store s3://features --html reports/baseline.html --receivers receivers.csv
     """
+    from featurestore.look.report.set_report import write_set_report
     from featurestore.progress import on_stderr
-    from featurestore.report.set_report import write_set_report
 
     with on_stderr(quiet) as progress:
         write_set_report(store, version, path, progress, receivers)
@@ -144,10 +144,10 @@ def verify_features(
       heimdall features verify --store ./features --deep --raw ./raw --rows 200
       heimdall features verify baseline --store s3://features --json
     """
-    from featurestore.objects import Location
+    from featurestore.care.verify.deep import DeepCheck
+    from featurestore.care.verify.verify import verify
+    from featurestore.objects.objects import Location
     from featurestore.progress import on_stderr
-    from featurestore.verification.deep import DeepCheck
-    from featurestore.verification.verify import verify
 
     if deep and raw is None:
         raise click.UsageError("--deep computes rows from their recordings again; say where those are with --raw")
@@ -178,9 +178,9 @@ def repair_features(version: str, store: str, raw: str | None, catalog: str, dry
       heimdall features repair --store ./features --raw ./raw --catalog postgresql://me@localhost/radio
       heimdall features repair baseline --store s3://features --raw s3://captures --dry-run
     """
-    from featurestore.objects import Location
+    from featurestore.care.repair.repair import RepairRequest, repair
+    from featurestore.objects.objects import Location
     from featurestore.progress import on_stderr
-    from featurestore.repairs.repair import RepairRequest, repair
 
     request = RepairRequest(
         Location.parse(store), version, None if raw is None else Location.parse(raw), catalog, dry_run=dry_run
@@ -204,8 +204,8 @@ def trace_features(capture_id: int, store: str, as_json: bool, quiet: bool) -> N
       heimdall features trace 4711 --store ./features
       heimdall features trace 4711 --store s3://features --json
     """
+    from featurestore.look.trace import trace
     from featurestore.progress import on_stderr
-    from featurestore.trace import trace
 
     with on_stderr(quiet) as progress:
         found = trace(store, capture_id, progress)
@@ -226,7 +226,7 @@ def diff_features(a: str, b: str, store: str, as_json: bool, quiet: bool) -> Non
       heimdall features diff baseline latest --store ./features
       heimdall features diff baseline candidate --store s3://features --json
     """
-    from featurestore.difference import difference
+    from featurestore.look.diff import difference
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -246,8 +246,9 @@ def tag_features(version: str, name: str, store: str) -> None:
       heimdall features tag latest baseline --store ./features
       heimdall features tag 6d0955736ce6 release-3 --store s3://features
     """
-    from featurestore import open_set, sets
-    from featurestore.dependencies import require_kept
+    from featurestore import open_set
+    from featurestore.store import sets
+    from featurestore.store.presence import require_kept
 
     key = f"tags/{sets.check_tag(name)}.json"
     opened = open_set(store, version)
@@ -278,7 +279,7 @@ def compact_features(*, as_json: bool, quiet: bool, **options: Any) -> None:
       heimdall features compact --store ./features --dry-run
       heimdall features compact baseline --store s3://features --workers 4
     """
-    from featurestore.housekeeping.compact import CompactRequest, compact
+    from featurestore.care.compact.compact import CompactRequest, compact
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -312,9 +313,9 @@ def gc_features(*, store: str, keep: int, min_age: str, dry_run: bool, yes: bool
       heimdall features gc --store ./features --dry-run
       heimdall features gc --store s3://features --keep 3 --min-age 12h --yes
     """
+    from featurestore.care.gc.garbage import Policy, parse_age
+    from featurestore.care.gc.gc import preview, survey, sweep
     from featurestore.errors import UsageError
-    from featurestore.housekeeping.garbage import Policy, parse_age
-    from featurestore.housekeeping.gc import preview, survey, sweep
     from featurestore.progress import on_stderr
 
     policy = Policy(keep, parse_age(min_age))

@@ -114,10 +114,10 @@ def simulate(
       heimdall simulate --raw s3://captures/demo --sessions 500 --sites uniform --dtype complex64
       heimdall simulate --raw ./raw --approved-fraction 0.8 --broken-fraction 0.05 --truth ./truth.csv
     """
-    from featurestore.corpus.simulate import Destination, describe
-    from featurestore.corpus.simulate import simulate as write_corpus
-    from featurestore.corpus.simulation_spec import SimulationSpec
-    from featurestore.objects import Location
+    from featurestore.corpus.simulate.simulate import Destination, describe
+    from featurestore.corpus.simulate.simulate import simulate as write_corpus
+    from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+    from featurestore.objects.objects import Location
     from featurestore.progress import on_stderr
 
     spec = SimulationSpec(**options)
@@ -169,10 +169,10 @@ def ingest(
       heimdall ingest recordings --labels labels.csv --raw s3://captures --resample-to 192000
       heimdall ingest kiwi --labels kiwi.csv --raw ./raw --resample-to 12000 --split-seconds 5
     """
-    from featurestore.corpus.conversion import IngestOptions
-    from featurestore.corpus.ingest import ingest as bring_in
-    from featurestore.corpus.ingested import require_quality
-    from featurestore.objects import Location
+    from featurestore.corpus.ingest.conversion import IngestOptions
+    from featurestore.corpus.ingest.ingest import ingest as bring_in
+    from featurestore.corpus.ingest.ingested import require_quality
+    from featurestore.objects.objects import Location
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -204,7 +204,7 @@ def demo(directory: Path, s3: bool, sessions: int, epochs: int, features_only: b
       heimdall demo
       heimdall demo --s3 --dir /tmp/demo-s3 --sessions 40 --epochs 4
     """
-    from featurestore.demo import Demo, run
+    from featurestore.commands.demo import Demo, run
 
     more_sessions = sessions + max(1, sessions // 10)
     run(Demo(directory.absolute(), s3, sessions, more_sessions, 0 if features_only else epochs), click.echo)

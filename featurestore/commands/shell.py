@@ -38,7 +38,7 @@ class Group(click.Group):
 
 def _what_to_install(error: ModuleNotFoundError) -> str:
     """In words, which extra has what a command could not import; an error of any other kind is raised again."""
-    from featurestore.extras import extra_that_brings, install_command
+    from featurestore.software import extra_that_brings, install_command
 
     extra = extra_that_brings(error.name or "")
     if extra is None:

@@ -12,14 +12,14 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 
-from featurestore.catalog import describe
-from featurestore.catalog_state import COUNTED, clock_ahead_s, count_approved, server_version
 from featurestore.doctor.checks import Check, Skipped
 from featurestore.doctor.dask_cluster import look_at_dask
 from featurestore.errors import HeimdallError, StoreError, first_line
-from featurestore.objects import Location, ObjectInfo, Objects
-from featurestore.patience import Patience
-from featurestore.spec import FeatureSpec
+from featurestore.objects.objects import Location, ObjectInfo, Objects
+from featurestore.objects.patience import Patience
+from featurestore.source.catalog import describe
+from featurestore.source.catalog_state import COUNTED, clock_ahead_s, count_approved, server_version
+from featurestore.tensor.spec import FeatureSpec
 
 PATIENCE = Patience(connect_s=3, silence_s=5, request_s=5, total_s=5)
 MAX_SKEW_S = 300.0

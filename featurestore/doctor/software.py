@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 from featurestore.doctor.checks import Check, Skipped
 from featurestore.errors import HeimdallError
-from featurestore.extras import PACKAGE, extras, install_command, requirements
+from featurestore.software import PACKAGE, extras, install_command, requirements
 
 
 def software_checks() -> list[Check]:

@@ -20,9 +20,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from featurestore.catalog import create_table
 from featurestore.errors import HeimdallError, UsageError
 from featurestore.services.process import Command, Server, tail
+from featurestore.source.catalog import create_table
 
 USER = "heimdall"
 DATABASE = "heimdall"

@@ -10,10 +10,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from featurestore.catalog import CaptureRecord
-from featurestore.corpus.breakage import broken_object, broken_record, npy_bytes
-from featurestore.rejection import REASONS
-from featurestore.spec import FeatureSpec
+from featurestore.corpus.simulate.breakage import broken_object, broken_record, npy_bytes
+from featurestore.source.catalog import CaptureRecord
+from featurestore.tensor.rejection import REASONS
+from featurestore.tensor.spec import FeatureSpec
 
 RNG = np.random.default_rng(4)
 SAMPLES = (RNG.standard_normal(192_000) + 1j * RNG.standard_normal(192_000)).astype(np.complex64)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from kiwi_writer import kiwi_wav
 from real_recordings import SWAPPED, find_real_iq, read_index
 
-from featurestore.corpus.formats import FORMATS, read_recording
-from featurestore.corpus.samples import Recording
+from featurestore.corpus.ingest.formats import FORMATS, read_recording
+from featurestore.corpus.ingest.samples import Recording
 from featurestore.errors import DataQualityError
 
 

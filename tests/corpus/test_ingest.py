@@ -19,13 +19,13 @@ import pytest
 from kiwi_writer import kiwi_wav
 from real_recordings import find_real_iq, label_rows, write_csv
 
-from featurestore.catalog import read_snapshot
-from featurestore.corpus.conversion import IngestOptions
-from featurestore.corpus.ingest import ingest
-from featurestore.corpus.ingested import Ingested, require_quality
-from featurestore.corpus.labels import parse_session
+from featurestore.corpus.ingest.conversion import IngestOptions
+from featurestore.corpus.ingest.ingest import ingest
+from featurestore.corpus.ingest.ingested import Ingested, require_quality
+from featurestore.corpus.ingest.labels import parse_session
 from featurestore.errors import DataQualityError, ServiceUnavailableError, UsageError
-from featurestore.objects import Location, ObjectInfo, Objects
+from featurestore.objects.objects import Location, ObjectInfo, Objects
+from featurestore.source.catalog import read_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 48_000

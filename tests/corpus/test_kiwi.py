@@ -10,7 +10,7 @@ import pytest
 from kiwi_writer import BLOCK, kiwi_wav
 from real_recordings import find_real_iq, read_index
 
-from featurestore.corpus.wav import read_wav
+from featurestore.corpus.ingest.wav import read_wav
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from featurestore.corpus.labels import EXPECTED, Label, parse_label, parse_session, read_labels
+from featurestore.corpus.ingest.labels import EXPECTED, Label, parse_label, parse_session, read_labels
 from featurestore.errors import DataQualityError, UsageError
 
 HEADER = "file,latitude,longitude,websdr_id,session_id,sample_rate_hz,frequency_mhz,timestamp,approved"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from featurestore.corpus.radiomap import (
+from featurestore.corpus.simulate.radiomap import (
     PATH_LOSS_EXPONENT,
     REFERENCE_DISTANCE_M,
     SHADOWING_CORRELATION_M,
@@ -15,7 +15,7 @@ from featurestore.corpus.radiomap import (
     path_loss_db,
     shadowing_db,
 )
-from featurestore.corpus.sites import (
+from featurestore.corpus.simulate.sites import (
     EARTH_RADIUS_M,
     RECEIVERS,
     REGION_LATITUDE,
@@ -25,7 +25,7 @@ from featurestore.corpus.sites import (
     east_north_m,
     moved,
 )
-from featurestore.corpus.waveform import CTCSS_TONES_HZ
+from featurestore.corpus.simulate.waveform import CTCSS_TONES_HZ
 
 
 def test_region_is_the_size_that_is_promised_and_holds_every_site() -> None:

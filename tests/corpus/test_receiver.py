@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from featurestore.corpus.fading import RICE_FACTOR_DB, apply, rician
-from featurestore.corpus.receiver import CONVERTER_BITS, background, digitize, noise_figure_db, receiver_model
-from featurestore.corpus.sites import RECEIVERS
+from featurestore.corpus.simulate.fading import RICE_FACTOR_DB, apply, rician
+from featurestore.corpus.simulate.receiver import CONVERTER_BITS, background, digitize, noise_figure_db, receiver_model
+from featurestore.corpus.simulate.sites import RECEIVERS
 
 RATE_HZ = 192_000.0
 QUIET = replace(receiver_model(7, RECEIVERS[0]), birdie_mhz=(), birdie_dbm=(), leakage_dbfs=-300.0)

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pytest
 from scipy import signal
 
-from featurestore.corpus.fading import RICE_FACTOR_DB
-from featurestore.corpus.radiomap import ANTENNA_GAIN_DBI, PATH_LOSS_EXPONENT, SHADOWING_SIGMA_DB
-from featurestore.corpus.receiver import receiver_model
-from featurestore.corpus.render import Session, SimulatedCapture
-from featurestore.corpus.session import LABEL_ERROR_M, transmission
-from featurestore.corpus.simulation_spec import SimulationSpec
-from featurestore.corpus.sites import RECEIVERS, REPEATER_SITES, east_north_m
-from featurestore.corpus.truth import CaptureTruth
-from featurestore.corpus.waveform import CHANNEL_BANDWIDTH_HZ
+from featurestore.corpus.simulate.fading import RICE_FACTOR_DB
+from featurestore.corpus.simulate.radiomap import ANTENNA_GAIN_DBI, PATH_LOSS_EXPONENT, SHADOWING_SIGMA_DB
+from featurestore.corpus.simulate.receiver import receiver_model
+from featurestore.corpus.simulate.render import Session, SimulatedCapture
+from featurestore.corpus.simulate.session import LABEL_ERROR_M, transmission
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+from featurestore.corpus.simulate.sites import RECEIVERS, REPEATER_SITES, east_north_m
+from featurestore.corpus.simulate.truth import CaptureTruth
+from featurestore.corpus.simulate.waveform import CHANNEL_BANDWIDTH_HZ
 
 RATE_HZ = 192_000.0
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.corpus.resample import MAX_FACTOR, count, find_ratio, resample, residual
+from featurestore.corpus.ingest.resample import MAX_FACTOR, count, find_ratio, resample, residual
 from featurestore.errors import DataQualityError
 
 RATES = [(12_001.0843, 12_000), (2_400_000, 192_000), (222_222, 192_000), (48_000, 192_000), (100_000, 12_000)]

@@ -18,18 +18,18 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from featurestore.catalog import read_snapshot
-from featurestore.corpus import simulate as module
-from featurestore.corpus.session import transmission
-from featurestore.corpus.simulate import Destination, SimulationReport, plan_tasks, simulate
-from featurestore.corpus.simulation_spec import SimulationSpec
-from featurestore.corpus.sites import RECEIVERS, REPEATER_SITES, distance_m
+from featurestore.corpus.simulate.session import transmission
+from featurestore.corpus.simulate.simulate import Destination, SimulationReport, plan_tasks, simulate
+from featurestore.corpus.simulate.simulate import simulate as module
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+from featurestore.corpus.simulate.sites import RECEIVERS, REPEATER_SITES, distance_m
 from featurestore.errors import UsageError
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.receivers import read_receivers
-from featurestore.rejection import REASONS
-from featurestore.snapshot import default_key
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.receivers import read_receivers
+from featurestore.source.snapshot import default_key
+from featurestore.tensor.rejection import REASONS
 
 SMALL = SimulationSpec(sessions=6, duration_s=0.1)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from featurestore.corpus.simulation_spec import SimulationSpec
-from featurestore.corpus.sites import RECEIVERS
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+from featurestore.corpus.simulate.sites import RECEIVERS
 from featurestore.errors import UsageError
-from featurestore.rejection import REASONS
+from featurestore.tensor.rejection import REASONS
 
 
 @pytest.mark.parametrize(

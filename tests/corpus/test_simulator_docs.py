@@ -17,7 +17,7 @@ def constants() -> dict[str, Any]:
     """Numbers, and tuples and dicts of numbers, that the modules define by name."""
     found = {}
     for name in MODULES:
-        module = importlib.import_module(f"featurestore.corpus.{name}")
+        module = importlib.import_module(f"featurestore.corpus.simulate.{name}")
         tree = ast.parse(Path(module.__file__ or "").read_text())
         targets = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
         for target in targets:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import signal
 
-from featurestore.corpus.waveform import CTCSS_DEVIATION_HZ, PEAK_DEVIATION_HZ, VOICE_BAND_HZ, fm_baseband
+from featurestore.corpus.simulate.waveform import CTCSS_DEVIATION_HZ, PEAK_DEVIATION_HZ, VOICE_BAND_HZ, fm_baseband
 
 RATE_HZ = 192_000.0
 TONE_HZ = 88.5

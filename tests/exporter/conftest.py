@@ -15,15 +15,15 @@ from corpus_for_tests import SMALL, Corpus
 from exports_for_tests import Built, save_checkpoint
 from psycopg import sql
 
-from exporter.graph import export_graph
-from exporter.iq_graph import export_iq_graph
-from exporter.onnx_file import ExportedGraph
-from featurestore.catalog import create_table
-from featurestore.feature_set import open_set
-from featurestore.objects import Location
+from exporter.graph.features_graph import export_graph
+from exporter.graph.iq_graph import export_iq_graph
+from exporter.graph.onnx_file import ExportedGraph
+from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres, running
-from featurestore.spec import FeatureSpec, SplitSpec
-from trainer.checkpoints import Checkpoint
+from featurestore.source.catalog import create_table
+from featurestore.store.feature_set import open_set
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
+from trainer.network.checkpoints import Checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from browser import look
 from exports_for_tests import Built, invoke, json_of, published, with_weight
 from pages import read_page
 
-from exporter.compare import CompareRequest, compare
-from exporter.onnx_file import ExportedGraph
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.release.compare import CompareRequest, compare
 from featurestore.errors import UsageError
-from featurestore.split import Split
+from featurestore.store.split import Split
 
 SECTIONS = ["Which one is better", "Side by side", "Is σ right?", "Where they differ"]
 

@@ -23,16 +23,16 @@ from click.testing import Result
 from corpus_for_tests import SMALL
 from exports_for_tests import Built, invoke, json_of, save_checkpoint, with_weight
 
-from exporter.latest import read_latest, read_release
-from exporter.onnx_file import ExportedGraph, read_model, write
-from exporter.predict import Predictor
-from exporter.release import Version, claim, list_releases
+from exporter.graph.onnx_file import ExportedGraph, read_model, write
+from exporter.predict.predictor import Predictor
+from exporter.release.latest import read_latest, read_release
+from exporter.release.release import Version, claim, list_releases
 from featurestore.errors import StoreError
-from featurestore.feature_set import FeatureSet
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.services import Running
-from featurestore.split import Split
-from trainer.checkpoints import Checkpoint
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split
+from trainer.network.checkpoints import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from exports_for_tests import Built
 
-from exporter.graph import Located, export_graph, network_to_export
-from exporter.metadata import STRUCTURED, UNITS, GraphInfo
-from exporter.onnx_file import BACKBONE, ExportedGraph, check, describe
-from exporter.session import open_session
+from exporter.graph.features_graph import Located, export_graph, network_to_export
+from exporter.graph.metadata import STRUCTURED, UNITS, GraphInfo
+from exporter.graph.onnx_file import BACKBONE, ExportedGraph, check, describe
+from exporter.graph.runtime import open_session
 from featurestore.errors import UsageError
-from trainer.checkpoints import Checkpoint
-from trainer.geometry import geodesic_m
+from trainer.network.checkpoints import Checkpoint
+from trainer.network.geometry import geodesic_m
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
@@ -100,14 +100,14 @@ def test_inputs_and_outputs_have_names_types_and_a_free_batch(graph: ExportedGra
 def test_weights_beyond_one_protobuf_are_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.onnx_file.PROTOBUF_LIMIT_BYTES", 1_000_000)
+    monkeypatch.setattr("exporter.graph.onnx_file.PROTOBUF_LIMIT_BYTES", 1_000_000)
     with pytest.raises(UsageError, match=r"GB of weights.*smaller backbone"):
         export_graph(checkpoint, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written(checkpoint: Checkpoint, graph: ExportedGraph) -> None:
-    from exporter.onnx_file import write
+    from exporter.graph.onnx_file import write
 
     with pytest.raises(UsageError, match="cannot be written"):
         write(onnx.load(graph.path), "/nowhere/model.onnx", graph.info)

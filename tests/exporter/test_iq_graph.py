@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from exporter.iq_graph import combine, export_iq_graph
-from exporter.onnx_file import ExportedGraph, check
-from exporter.rows import read_rows
-from exporter.session import open_session
-from exporter.validate_iq import validate_iq
+from exporter.graph.iq_graph import combine, export_iq_graph
+from exporter.graph.onnx_file import ExportedGraph, check
+from exporter.graph.rows import read_rows
+from exporter.graph.runtime import open_session
+from exporter.validate.validate_iq import validate_iq
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.spec import FeatureSpec
-from featurestore.split import Split
-from trainer.checkpoints import Checkpoint
+from featurestore.store.split import Split
+from featurestore.tensor.spec import FeatureSpec
+from trainer.network.checkpoints import Checkpoint
 
 SPECS = {
     "cepstra of three windows": {"n_mfcc": 13, "windows_per_capture": 3},

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from exports_for_tests import Built
 
-from exporter.onnx_file import BACKBONE, ExportedGraph, write
-from exporter.precision import PRECISIONS, convert
-from exporter.precision_table import Measured, choose, measure, table
-from exporter.session import open_session
+from exporter.graph.onnx_file import BACKBONE, ExportedGraph, write
+from exporter.graph.precision import PRECISIONS, convert
+from exporter.graph.runtime import open_session
+from exporter.validate.precision_table import Measured, choose, measure, table
 from featurestore.errors import DataQualityError, UsageError
 
 

@@ -15,11 +15,11 @@ import onnx
 import pytest
 from exports_for_tests import Built
 
-from exporter.onnx_file import ExportedGraph
-from exporter.predict import Predictor
-from exporter.session import open_session
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.graph.runtime import open_session
+from exporter.predict.predictor import Predictor
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.split import Split
+from featurestore.store.split import Split
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 48_000.0
@@ -42,9 +42,9 @@ print(json.dumps([positions.tolist(), uncertainties.tolist(), rate, sorted(ours)
 TORCH_FREE = """
 import sys
 import numpy as np
-from exporter.predict import Predictor
-from featurestore.feature_set import open_set
-from featurestore.split import Split
+from exporter.predict.predictor import Predictor
+from featurestore.store.feature_set import open_set
+from featurestore.store.split import Split
 model, iq_model, capture, store = sys.argv[1:]
 found, = Predictor(iq_model).predict_files([capture], 48000)
 rows, more = Predictor(model).predict_set(open_set(store), Split.TEST, 3)

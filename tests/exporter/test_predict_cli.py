@@ -17,12 +17,12 @@ import pytest
 from corpus_for_tests import SMALL
 from exports_for_tests import Built, invoke, json_of, published
 
-from exporter.latest import promote, read_release
-from exporter.onnx_file import ExportedGraph
-from exporter.predict import Predictor
-from exporter.prediction_table import ellipse
-from featurestore.split import Split
-from trainer.geometry import geodesic_m
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.predict.predictor import Predictor
+from exporter.predict.table import ellipse
+from exporter.release.latest import promote, read_release
+from featurestore.store.split import Split
+from trainer.network.geometry import geodesic_m
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = ["--sample-rate-hz", 48_000]
@@ -32,7 +32,7 @@ import sys, click.testing, cli
 done = click.testing.CliRunner().invoke(cli.main, ["predict", *sys.argv[1:]])
 assert done.exit_code == 0, done.output
 print(done.stdout, end="")
-print(sorted({"torch", "trainer.model", "timm", "onnx", "lightning", "mlflow", "dask", "psycopg"} & set(sys.modules)))
+print(sorted({"torch", "trainer.network.model", "timm", "onnx", "lightning", "mlflow", "dask", "psycopg"} & set(sys.modules)))
 """
 
 

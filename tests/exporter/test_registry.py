@@ -13,13 +13,13 @@ import pytest
 import yaml
 from exports_for_tests import invoke, json_of, published
 
-from exporter.latest import promote, read_release
-from exporter.onnx_file import ExportedGraph
-from exporter.registry import Registry, RegistryRequest, mlmodel, open_registry, signature
-from exporter.release import MLMODEL, Release, Version, claimed, publish
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.release.latest import promote, read_release
+from exporter.release.registry import Registry, RegistryRequest, mlmodel, open_registry, signature
+from exporter.release.release import MLMODEL, Release, Version, claimed, publish
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
-from featurestore.objects import Location, open_objects
-from trainer.checkpoints import Checkpoint
+from featurestore.objects.objects import Location, open_objects
+from trainer.network.checkpoints import Checkpoint
 
 
 @pytest.fixture(scope="module")

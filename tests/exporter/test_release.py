@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from exports_for_tests import invoke, json_of
 
-from exporter.latest import promote, read_latest, read_release, rollback
-from exporter.release import CLAIM, MARKER, Release, Version, claim, claimed, list_releases, publish
+from exporter.release.latest import promote, read_latest, read_release, rollback
+from exporter.release.release import CLAIM, MARKER, Release, Version, claim, claimed, list_releases, publish
 from featurestore.errors import StoreError, UsageError
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.objects.objects import Location, Objects, open_objects
 
 ROOT = Path(__file__).resolve().parents[2]
 ABOUT = {"feature_set": "0123456789ab", "precision": "fp32"}
@@ -25,8 +25,8 @@ ABOUT = {"feature_set": "0123456789ab", "precision": "fp32"}
 KILLED = """
 import os, sys
 from pathlib import Path
-from exporter.release import MARKER, claimed, publish, Version
-from featurestore.objects import Objects, open_objects
+from exporter.release.release import MARKER, claimed, publish, Version
+from featurestore.objects.objects import Objects, open_objects
 put = Objects.put_json
 def put_or_die(self, key, value, **how):
     if key.endswith(MARKER):

@@ -14,13 +14,13 @@ from corpus_for_tests import SMALL
 from exports_for_tests import Built
 from onnx import numpy_helper
 
-from exporter.onnx_file import ExportedGraph, describe
-from exporter.rows import read_rows
-from exporter.validate import Tolerance, Validation, validate
+from exporter.graph.onnx_file import ExportedGraph, describe
+from exporter.graph.rows import read_rows
+from exporter.validate.validate import Tolerance, Validation, validate
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.spec import FeatureSpec
-from featurestore.split import Split
-from trainer.checkpoints import Checkpoint
+from featurestore.store.split import Split
+from featurestore.tensor.spec import FeatureSpec
+from trainer.network.checkpoints import Checkpoint
 
 
 def with_weight(graph: ExportedGraph, name: str, factor: float) -> bytes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from featurestore import catalog, objects
-from featurestore.patience import Patience
+from featurestore.objects import objects
+from featurestore.objects.patience import Patience
+from featurestore.source import catalog
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import wraps
 
 from cli import main
-from featurestore import objects, rows
-from featurestore.objects import Objects, WritableBytes
+from featurestore.objects import objects
+from featurestore.objects.objects import Objects, WritableBytes
+from featurestore.store import rows
 
 rows.CHUNK_ROWS = int(os.environ.get("FAULTS_CHUNK_ROWS", rows.CHUNK_ROWS))
 PAUSE_S = float(os.environ.get("FAULTS_PAUSE_S", "0"))

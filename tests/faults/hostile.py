@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from featurestore.spec import FeatureSpec
+from featurestore.tensor.spec import FeatureSpec
 
 SPEC = FeatureSpec(sample_rate_hz=48_000, n_fft=64, hop_length=16, n_frames=4, n_mels=8, windows_per_capture=2)
 HUGE = "0x" + "f" * 3700  # of more digits than Python writes out

@@ -17,9 +17,9 @@ import psutil
 from corpus_for_tests import Corpus, tree
 from faults.tally import Tally
 
-from featurestore.objects import Location, Objects
-from featurestore.sets import list_sets, read_pointer
-from featurestore.verification.verify import verify
+from featurestore.care.verify.verify import verify
+from featurestore.objects.objects import Location, Objects
+from featurestore.store.sets import list_sets, read_pointer
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")

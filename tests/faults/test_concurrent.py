@@ -12,16 +12,17 @@ from faults.processes import Build, check_readable, content, notes
 from faults.tally import Tally
 from independent import check, check_fitted, open_plainly
 
-from featurestore import build as building
-from featurestore import open_set, segments
-from featurestore.build import prepare
-from featurestore.objects import Location, open_objects
-from featurestore.plan import Plan
+from featurestore import open_set
+from featurestore.build.build import build as building
+from featurestore.build.build import prepare
+from featurestore.build.plan import Plan
+from featurestore.build.stages import TensorBuild
+from featurestore.care.verify.verify import verify
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.sets import read_pointer
-from featurestore.spec import SplitSpec
-from featurestore.tensors import TensorBuild
-from featurestore.verification.verify import verify
+from featurestore.store import segments
+from featurestore.store.sets import read_pointer
+from featurestore.tensor.spec import SplitSpec
 
 PAUSE_S = 0.01
 """Before every write, so that builds of some seconds interleave."""
@@ -39,7 +40,7 @@ def corpus(tmp_path: Path, catalog: str) -> Corpus:
 @pytest.fixture
 def alone(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What a build of the corpus writes when nothing disturbs it."""
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     corpus.build(store=Location.parse(str(tmp_path / "alone")))
     return content(tmp_path / "alone")
 
@@ -109,7 +110,7 @@ def test_a_build_of_an_older_catalog_spoils_no_complete_segment(
     corpus: Corpus, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two builds finish one begun segment; one of them no longer sees some of its captures, and is the last."""
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     everything = corpus.captures()
     plan = prepare(corpus.request(), Silent())
     (use,) = plan.segments

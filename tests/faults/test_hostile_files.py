@@ -21,12 +21,12 @@ from faults.tally import Tally
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore.captures import CaptureReader, not_finite
-from featurestore.feature_set import open_set
-from featurestore.listing import Listing, RawListing
-from featurestore.mel import LogMel
-from featurestore.objects import Location, open_objects
-from featurestore.rejection import REASONS, Reason, Rejection
+from featurestore.objects.objects import Location, open_objects
+from featurestore.source.captures import CaptureReader, not_finite
+from featurestore.source.listing import Listing, RawListing
+from featurestore.store.feature_set import open_set
+from featurestore.tensor.mel import LogMel
+from featurestore.tensor.rejection import REASONS, Reason, Rejection
 
 CPU_S = 1.0
 """That one file may take."""
@@ -127,7 +127,7 @@ def test_hostile_objects_in_s3(bucket: str, tally: Tally) -> None:
 LIMITED_BUILD = """
 import resource, sys
 from pathlib import Path
-import featurestore.build, featurestore.compute, featurestore.preview
+import featurestore.build.build, featurestore.build.chunk_tasks, featurestore.build.preview
 from cli import main
 used = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 400_000_000,) * 2)

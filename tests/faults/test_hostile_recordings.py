@@ -16,7 +16,7 @@ from faults.tally import Tally
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore.corpus.formats import read_recording
+from featurestore.corpus.ingest.formats import read_recording
 from featurestore.errors import DataQualityError
 
 SPARE_BYTES = 3_000_000

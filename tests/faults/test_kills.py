@@ -18,7 +18,7 @@ from faults.processes import DRIVER, ROOT, Build, Ended, check_readable, content
 from faults.tally import Tally
 
 from featurestore import services as embedded
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.services.process import free_port
 
 N_SESSIONS = 32
@@ -49,7 +49,7 @@ def corpus(tmp_path: Path, catalog: str) -> Corpus:
 def alone(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What a build of the corpus writes when nothing disturbs it."""
     with monkeypatch.context() as patch:
-        patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        patch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         corpus.build(store=Location.parse(str(tmp_path / "alone")))
     return content(tmp_path / "alone")
 

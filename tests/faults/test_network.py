@@ -20,14 +20,15 @@ from faults.tally import Tally
 from faults.world import CHUNK_ROWS, World, made_world, port_of, s3_at
 
 from cli import main
-from featurestore import objects, open_set
-from featurestore.catalog import read_snapshot
+from featurestore import open_set
+from featurestore.care.verify.verify import verify
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
-from featurestore.patience import Patience
+from featurestore.objects import objects
+from featurestore.objects.patience import Patience
 from featurestore.services import Running
-from featurestore.verification.verify import verify
-from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureStream
+from featurestore.source.catalog import read_snapshot
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.source import StreamOptions
 
 impatiently = pytest.mark.usefixtures("impatient")
 """For tests in which something stalls; the others have time, however busy the machine is."""
@@ -72,7 +73,7 @@ def test_builds_are_called_until_they_finish_and_lose_nothing(
     at_s3 = Schedule("S3", fault_seed, weather(fault_seed, HTTP_FAULTS, 0.15 + 0.1 * (fault_seed % 2)), tally)
     at_catalog = Schedule("PostgreSQL", fault_seed, weather(fault_seed + 1, TCP_FAULTS, 0.5), tally)
     services, store = world.services, f"store-{fault_seed}"
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", CHUNK_ROWS)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", CHUNK_ROWS)
     with (
         S3Proxy(port_of(services.endpoint), at_s3, f"/{world.bucket}/{store}") as s3,
         PostgresProxy(int(services.environment["PGPORT"]), at_catalog) as postgres,

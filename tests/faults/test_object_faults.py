@@ -16,8 +16,8 @@ from faults.schedule import HTTP_FAULTS, Schedule
 from faults.tally import Tally
 
 from featurestore.errors import ServiceUnavailableError
-from featurestore.objects import Location, Objects
-from featurestore.patience import Patience
+from featurestore.objects.objects import Location, Objects
+from featurestore.objects.patience import Patience
 from featurestore.services import Running
 
 QUICK = Patience(connect_s=1, silence_s=0.5, request_s=1, total_s=20)

@@ -18,12 +18,12 @@ from faults.hostile import SPEC, noise, npy
 from faults.tally import Tally
 
 from cli import main
-from exporter.registry import RegistryRequest
-from featurestore.catalog import read_snapshot
+from exporter.release.registry import RegistryRequest
 from featurestore.errors import HeimdallError, StoreError, UsageError
-from featurestore.feature_set import open_set
-from featurestore.objects import Location, Objects, open_objects
+from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.services import Running
+from featurestore.source.catalog import read_snapshot
+from featurestore.store.feature_set import open_set
 
 CANARY = npy(noise(1000, seed=99))
 """A capture that any reader would take, in places that none must reach."""
@@ -362,8 +362,8 @@ def test_sessions_are_uuids_or_nothing(place: Place, tally: Tally) -> None:
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_catalogs_in_other_encodings(services: Running, tmp_path: Path, encoding: str, tally: Tally) -> None:
     """A key that is no UTF-8 is an error that says so; one that the server can turn into it is a key."""
-    from featurestore.catalog import create_table
     from featurestore.services import postgres
+    from featurestore.source.catalog import create_table
 
     admin = services.catalog
     name = f"odd_{encoding.lower()}"

@@ -13,12 +13,12 @@ import pytest
 from corpus_for_tests import Corpus
 from psycopg import sql
 
-from featurestore.catalog import create_table
-from featurestore.feature_set import open_set
-from featurestore.objects import Location, open_objects
+from featurestore.care.verify.verify import verify
+from featurestore.objects.objects import Location, open_objects
 from featurestore.services import SHADOWING, Running, postgres
-from featurestore.sets import list_sets
-from featurestore.verification.verify import verify
+from featurestore.source.catalog import create_table
+from featurestore.store.feature_set import open_set
+from featurestore.store.sets import list_sets
 
 CHUNK_ROWS = 8
 SESSIONS = range(8)
@@ -114,7 +114,7 @@ def made_world(services: Running) -> Iterator[World]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(database))
         catalog = services.catalog.removesuffix(postgres.DATABASE) + name
         create_table(catalog)
-        patch.setattr("featurestore.rows.CHUNK_ROWS", CHUNK_ROWS)
+        patch.setattr("featurestore.store.rows.CHUNK_ROWS", CHUNK_ROWS)
         corpus = Corpus(Location.parse(f"s3://{name}/raw"), Location.parse(f"s3://{name}/right"), catalog)
         world = World(services, corpus)
         with s3_at(services, services.endpoint):

@@ -12,10 +12,10 @@ from corpus_for_tests import Corpus
 from psycopg import sql
 from trainings_for_tests import tiny_training
 
-from featurestore.catalog import create_table
-from featurestore.objects import Location
+from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
-from trainer.request import Hardware, TrainRequest
+from featurestore.source.catalog import create_table
+from trainer.fitting.request import Hardware, TrainRequest
 
 SESSIONS = range(20)
 
@@ -35,7 +35,7 @@ def training_corpus(services: Running, tmp_path_factory: pytest.TempPathFactory)
     corpus = Corpus(Location.parse(str(directory / "raw")), Location.parse(str(directory / "store")), catalog)
     corpus.add(*SESSIONS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        patch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         corpus.build(tag="small")
     return corpus
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import UsageError
-from trainer.augment import AugmentSpec, augment, seeded
+from trainer.network.augment import AugmentSpec, augment, seeded
 
 CPU = torch.device("cpu")
 OFF = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)

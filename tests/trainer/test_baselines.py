@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import UsageError
-from trainer.baselines import k_nearest, predict_the_mean
-from trainer.geometry import Float64, Region, geodesic_m
+from trainer.evaluate.baselines import k_nearest, predict_the_mean
+from trainer.network.geometry import Float64, Region, geodesic_m
 
 unhurried = settings(deadline=None, max_examples=50)
 REGION = Region(44.9, 8.2, half_extent_m=100e3)

@@ -24,17 +24,17 @@ from pyproj import Geod, Transformer
 
 from cli import main
 from featurestore import open_set
-from featurestore.catalog import create_table
 from featurestore.errors import DataQualityError, StoreError, UsageError
-from featurestore.objects import Location, open_objects
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
 from featurestore.services import Running, postgres
-from featurestore.spec import SplitSpec
-from featurestore.split import Split
-from trainer import baselines
-from trainer.baselines import nearest_baseline
-from trainer.checkpoints import read_checkpoint
-from trainer.evaluate import EvaluateRequest, evaluate
+from featurestore.source.catalog import create_table
+from featurestore.store.split import Split
+from featurestore.tensor.spec import SplitSpec
+from trainer.evaluate import baselines
+from trainer.evaluate.baselines import nearest_baseline
+from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.network.checkpoints import read_checkpoint
 
 Float64 = npt.NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, services: Running) -> World:
     directory = tmp_path_factory.mktemp("evaluate")
     database = f"test_{uuid.uuid4().hex[:12]}"
     with pytest.MonkeyPatch.context() as patch, psycopg.connect(services.catalog, autocommit=True) as connection:
-        patch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+        patch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
         catalog = services.catalog.removesuffix(postgres.DATABASE) + database
         create_table(catalog)

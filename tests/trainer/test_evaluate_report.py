@@ -19,12 +19,12 @@ from pages import Read, read_page
 from cli import main
 from featurestore.services import Running
 from trainer import TrackingRequest, fit
-from trainer.geometry import geodesic_m
-from trainer.model import NetworkSpec
-from trainer.report_charts import distance_groups, nearest_km
-from trainer.report_curves import read_run, training_section
-from trainer.request import Hardware, TrainRequest
-from trainer.training_spec import OptimizerSpec, TrainingSpec
+from trainer.evaluate.charts import distance_groups, nearest_km
+from trainer.evaluate.curves import read_run, training_section
+from trainer.fitting.request import Hardware, TrainRequest
+from trainer.network.geometry import geodesic_m
+from trainer.network.model import NetworkSpec
+from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 SECTIONS = ["How well", "Is σ right?", "Map", "Where errors are", "Worst cases", "Training", "What was evaluated"]
 EPOCHS = 2

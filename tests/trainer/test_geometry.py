@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
 from featurestore.errors import DataQualityError, UsageError
-from trainer.geometry import HORIZON_M, MAX_HALF_EXTENT_M, Float64, Region, geodesic_m
+from trainer.network.geometry import HORIZON_M, MAX_HALF_EXTENT_M, Float64, Region, geodesic_m
 
 TORINO = np.array([[45.044, 7.672]])
 unhurried = settings(deadline=None, max_examples=60)  # the first call of PROJ or torch can take seconds

@@ -15,7 +15,7 @@ from corpus_for_tests import Corpus
 from trainings_for_tests import tiny_training
 
 from trainer import TrainRequest, fit, read_checkpoint
-from trainer.request import Hardware
+from trainer.fitting.request import Hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 40
@@ -81,7 +81,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
                 raise EnoughError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trainer.callbacks.EpochProgress.on_train_epoch_start", lambda _, *a: stop_behind(*a))
+            patch.setattr("trainer.fitting.callbacks.EpochProgress.on_train_epoch_start", lambda _, *a: stop_behind(*a))
             with pytest.raises(EnoughError):
                 fit(request)
         weights.append(read_checkpoint(request.last).weights)

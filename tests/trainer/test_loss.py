@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import UsageError
-from trainer.loss import HELD_SIGMA, MAX_SIGMA, MIN_SIGMA, LossSpec, bounded_sigma, finite_rows, localization_loss
+from trainer.network.loss import HELD_SIGMA, MAX_SIGMA, MIN_SIGMA, LossSpec, bounded_sigma, finite_rows, localization_loss
 
 unhurried = settings(deadline=None, max_examples=50)  # the first call of a torch operator can take seconds
 GAUSSIAN, BETA = LossSpec("gaussian-nll"), LossSpec("beta-nll")

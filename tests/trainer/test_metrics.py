@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from featurestore.errors import DataQualityError
-from trainer.geometry import Region, geodesic_m
-from trainer.metrics import (
+from trainer.evaluate.metrics import (
     Predictions,
     error_summary,
     expected_error_m,
@@ -24,6 +23,7 @@ from trainer.metrics import (
     summary,
     thresholds_m,
 )
+from trainer.network.geometry import Region, geodesic_m
 
 unhurried = settings(deadline=None, max_examples=50)
 REGION = Region(44.9, 8.2, half_extent_m=100e3)

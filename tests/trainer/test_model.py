@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from featurestore.errors import ServiceUnavailableError, UsageError
-from trainer.model import LocalizationNet, NetworkSpec, load_weights
-from trainer.torchvision_ops import declare_missing_ops
+from trainer.network.model import LocalizationNet, NetworkSpec, load_weights
+from trainer.network.torchvision_ops import declare_missing_ops
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "test_convnext"  # timm's own for tests: 0.2 M parameters, of the same code as the large ones
@@ -399,13 +399,13 @@ def _output(code: str) -> str:
 def test_importing_the_network_imports_little_and_timm_follows() -> None:
     """Also when another library tried torchvision before, and swallowed what it raised."""
     code = """
-import sys, trainer.model
+import sys, trainer.network.model
 print({"lightning", "dask", "distributed", "psycopg", "mlflow", "timm", "torchvision"} & set(sys.modules))
 try:
     import torchvision
 except RuntimeError:
     pass
-print(trainer.model.NetworkSpec("convnext_atto").timm_name)
+print(trainer.network.model.NetworkSpec("convnext_atto").timm_name)
 """
     assert _output(code).split() == ["set()", "convnext_atto"]
 
@@ -414,7 +414,7 @@ def test_compiled_operators_are_left_alone_where_they_are() -> None:
     """Declared beforehand, as a compiled torchvision does: declaring again would be an error."""
     code = """
 import torch
-from trainer.torchvision_ops import OPERATORS, SCHEMA, declare_missing_ops
+from trainer.network.torchvision_ops import OPERATORS, SCHEMA, declare_missing_ops
 library = torch.library.Library("torchvision", "FRAGMENT")
 for name in OPERATORS:
     if not hasattr(torch.ops.torchvision, name):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import StoreError, UsageError
-from featurestore.split import Split
-from trainer.order import PADDING, BatchPlan, ChunkTable, EpochOrder, OrderSpec
+from featurestore.store.split import Split
+from trainer.stream.order import PADDING, BatchPlan, ChunkTable, EpochOrder, OrderSpec
 
 WANTED = Split.TRAIN
 

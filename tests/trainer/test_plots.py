@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featurestore.errors import UsageError
-from trainer import plots
-from trainer.geometry import Region
-from trainer.metrics import Predictions
-from trainer.plots import MAX_ON_MAP, Picture, draw
+from trainer.evaluate import plots
+from trainer.evaluate.metrics import Predictions
+from trainer.evaluate.plots import MAX_ON_MAP, Picture, draw
+from trainer.network.geometry import Region
 
 REGION = Region(44.9, 8.2, half_extent_m=100e3)
 SIZES = {"error_cdf": (1280, 832), "calibration": (1280, 704), "map": (1280, 1331), "error_by_snr": (1280, 832)}

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from corpus_for_tests import Corpus
 
-from featurestore.feature_set import open_set
-from featurestore.split import Split
+from featurestore.store.feature_set import open_set
+from featurestore.store.split import Split
 from trainer import read_checkpoint
-from trainer.chunk_source import StreamOptions
-from trainer.data import DataOptions, FeatureStream
-from trainer.metrics import Predictions, measure
+from trainer.evaluate.metrics import Predictions, measure
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.source import StreamOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = '''
@@ -25,7 +25,7 @@ PROGRAM = '''
 import json, os
 from pathlib import Path
 import cli
-from trainer.module import LocalizationModule
+from trainer.fitting.module import LocalizationModule
 
 out = Path(os.environ["NOTES"])
 for stage in ("training", "validation"):

@@ -16,17 +16,17 @@ from trainings_for_tests import tiny_training
 
 from cli import main
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.feature_set import open_set
-from featurestore.objects import Location
+from featurestore.objects.objects import Location
 from featurestore.progress import Silent
-from featurestore.spec import SplitSpec
+from featurestore.store.feature_set import open_set
+from featurestore.tensor.spec import SplitSpec
 from trainer import TrainReport, TrainRequest, fit, read_checkpoint
-from trainer.augment import AugmentSpec
-from trainer.checkpoints import Checkpoint
-from trainer.engine import callbacks, lightning
-from trainer.model import NetworkSpec
-from trainer.request import Hardware
-from trainer.training_spec import OptimizerSpec, TrainingSpec
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.request import Hardware
+from trainer.network.augment import AugmentSpec
+from trainer.network.checkpoints import Checkpoint
+from trainer.network.model import NetworkSpec
+from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 
 def trained(request: TrainRequest) -> TrainReport:
@@ -66,7 +66,7 @@ def test_it_learns_a_set_by_heart(tiny: TrainRequest) -> None:
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.run.EpochProgress", lambda _: Watch())
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch())
         trained(replace(tiny, training=spec))
     assert losses[-1] < losses[0] - 0.4  # nats
 
@@ -127,14 +127,14 @@ def test_a_resumed_run_ends_with_the_same_weights_and_losses_bit_for_bit(
             }
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.run.EpochProgress", lambda _: Watch(0))
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch(0))
         whole = trained(request)
-        patch.setattr("trainer.run.EpochProgress", lambda _: Watch(1))
+        patch.setattr("trainer.fitting.run.EpochProgress", lambda _: Watch(1))
         again = replace(request, directory=request.directory.parent / "resumed")
-        patch.setattr("trainer.run.StopOnSignal", lambda *_: StopAt(epoch, step, again.last))
+        patch.setattr("trainer.fitting.run.StopOnSignal", lambda *_: StopAt(epoch, step, again.last))
         with pytest.raises(StopError):
             fit(again)
-        patch.setattr("trainer.run.StopOnSignal", lambda *_: callbacks.Callback())
+        patch.setattr("trainer.fitting.run.StopOnSignal", lambda *_: callbacks.Callback())
         resumed = trained(replace(again, resume="last"))
     assert same_weights(read_checkpoint(whole.last), read_checkpoint(resumed.last))
     assert histories[0] == histories[1]
@@ -237,7 +237,7 @@ def test_a_spoilt_checkpoint_is_refused(tiny: TrainRequest, spoil: Any, match: s
 def test_the_command_on_files_and_on_s3(
     tiny: TrainRequest, training_corpus: Corpus, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", 8)
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     Corpus(training_corpus.raw, Location.parse(f"{bucket}/features"), training_corpus.catalog).build(tag="small")
     assert open_set(f"{bucket}/features", "small").version == open_set(tiny.store, "small").version
     options = ["--backbone", "convnext_atto", "--epochs", "1", "--batch-size", "8", "--no-tracking", "--json", "--quiet"]

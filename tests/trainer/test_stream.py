@@ -18,14 +18,14 @@ from corpus_for_tests import Corpus
 
 from featurestore import open_set
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
-from featurestore.objects import Location, open_objects
-from featurestore.split import Split
-from trainer.chunk_source import ChunkError, ChunkSource, StreamOptions
-from trainer.chunk_stream import READY
-from trainer.data import DataOptions, FeatureStream
-from trainer.mapped import map_file
-from trainer.order import PADDING
-from trainer.stream import Batch
+from featurestore.objects.objects import Location, open_objects
+from featurestore.store.split import Split
+from trainer.stream.batches import Batch
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.mapped import map_file
+from trainer.stream.order import PADDING
+from trainer.stream.prefetch import READY
+from trainer.stream.source import ChunkError, ChunkSource, StreamOptions
 
 CHUNK_ROWS = 8
 Data = bytes | memoryview
@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(tmp_path: Path, built: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """120 rows in chunks of eight at most, in two segments, and six rejected ones; without its catalog."""
     if not built.exists():
-        monkeypatch.setattr("featurestore.rows.CHUNK_ROWS", CHUNK_ROWS)
+        monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", CHUNK_ROWS)
         build(tmp_path / "raw", built, request.getfixturevalue("catalog"))
     shutil.copytree(built, tmp_path / "store")
     return Corpus(Location.parse(str(tmp_path / "raw")), Location.parse(str(tmp_path / "store")), "")
@@ -179,8 +179,8 @@ def test_padding_cannot_be_taken_for_a_row(corpus: Corpus) -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU passes for a GPU, of which 1 GB is free: what stays on a device is tested without one."""
-    monkeypatch.setattr("trainer.device.RESIDENT", {"cpu"})
-    monkeypatch.setattr("trainer.device.free_bytes", lambda device: 10**9)
+    monkeypatch.setattr("trainer.stream.device.RESIDENT", {"cpu"})
+    monkeypatch.setattr("trainer.stream.device.free_bytes", lambda device: 10**9)
 
 
 def test_rows_that_stay_on_the_device_make_the_same_batches(
@@ -242,7 +242,7 @@ def test_auto_prefers_a_gpu_with_room(
     if free is None:
         monkeypatch.undo()
     else:
-        monkeypatch.setattr("trainer.device.free_bytes", lambda device: free)
+        monkeypatch.setattr("trainer.stream.device.free_bytes", lambda device: free)
     data = open_data(corpus, StreamOptions(cache_bytes=10**9))
     features = [[batch.features.data_ptr() for batch in data.evaluate(Split.TRAIN)] for _ in range(2)]
     ring = len({*features[0], *features[1]}) == data._stream_options.n_buffers + READY
@@ -253,7 +253,7 @@ def test_auto_prefers_a_gpu_with_room(
 def test_a_gpu_that_is_not_there_or_too_small_is_an_error(
     corpus: Corpus, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.device.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("trainer.stream.device.free_bytes", lambda device: 1000)
     with pytest.raises(UsageError, match=r"rows take 0.0 GB, but the GPU has 0.0 GB free; use --cache auto"):
         list(open_data(corpus, GPU).train())
     monkeypatch.undo()
@@ -499,7 +499,7 @@ def test_features_are_float16_of_the_numpy_kind(corpus: Corpus) -> None:
 
 def test_files_that_cannot_be_mapped_are_read(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = read_all(open_data(corpus))
-    monkeypatch.setattr("trainer.mapped.POPULATE_READ", 9999)  # what an older kernel makes of it
+    monkeypatch.setattr("trainer.stream.mapped.POPULATE_READ", 9999)  # what an older kernel makes of it
     assert map_file(chunk_files(corpus)[0], chunk_files(corpus)[0].stat().st_size) is None
     assert read_all(open_data(corpus)) == mapped
 

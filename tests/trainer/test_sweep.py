@@ -26,9 +26,9 @@ from cli import main
 from featurestore.errors import HeimdallError, ServiceUnavailableError, UsageError
 from featurestore.progress import Silent
 from featurestore.services import Running
-from featurestore.spec import SplitSpec
+from featurestore.tensor.spec import SplitSpec
 from trainer import TrackingRequest, TrainRequest, read_checkpoint
-from trainer.interrupt import InterruptedTrainingError
+from trainer.fitting.interrupt import InterruptedTrainingError
 from trainer.sweep.presets import PRESETS
 from trainer.sweep.space import parse_space, searchable, with_values
 from trainer.sweep.study import SharedStudy

@@ -86,7 +86,7 @@ def test_a_tracker_that_goes_away_is_a_warning(
         with sqlite3.connect(tmp_path / "mlflow.db") as connection:
             connection.execute("DROP TABLE IF EXISTS metrics")
 
-    monkeypatch.setattr("trainer.callbacks.EpochProgress.on_train_start", drop)
+    monkeypatch.setattr("trainer.fitting.callbacks.EpochProgress.on_train_start", drop)
     said: list[str] = []
 
     class Notes:

@@ -10,7 +10,7 @@ import torch
 from corpus_for_tests import Corpus
 
 from cli import main
-from trainer.model import SIZES, LocalizationNet, NetworkSpec
+from trainer.network.model import SIZES, LocalizationNet, NetworkSpec
 from trainer.sweep.presets import PRESETS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()

@@ -11,7 +11,7 @@ import torch
 from trainings_for_tests import tiny_training
 
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
-from featurestore.objects import open_objects
+from featurestore.objects.objects import open_objects
 from trainer import TrainRequest, fit, read_checkpoint
 
 
@@ -60,7 +60,7 @@ def test_a_store_that_goes_away_keeps_no_training_from_its_end(
             place.rmdir()
             place.write_text("in the way")
 
-    monkeypatch.setattr("trainer.callbacks.DataWait.on_train_epoch_end", spoil)
+    monkeypatch.setattr("trainer.fitting.callbacks.DataWait.on_train_epoch_end", spoil)
     with pytest.raises((StoreError, UsageError, ServiceUnavailableError)):
         fit(replace(tiny, upload_to=str(place)))
     assert read_checkpoint(tiny.last).epoch == 1  # it trained to the end

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featurestore.errors import UsageError
-from trainer.augment import step_seed
+from trainer.network.augment import step_seed
 from trainer.sweep.space import Space
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from trainer.plots import DPI, IDEAL, NETWORK, WIDTH, require_matplotlib
+from trainer.evaluate.plots import DPI, IDEAL, NETWORK, WIDTH, require_matplotlib
 from trainer.sweep.report import SweepReport, TrialRow
 
 if TYPE_CHECKING:

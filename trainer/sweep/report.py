@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import UsageError
-from trainer.request import TrainRequest
+from trainer.fitting.request import TrainRequest
 from trainer.sweep.space import ALIASES, searchable
 from trainer.sweep.study import FAILURE, RUN_ID, STATES, SharedStudy
 from trainer.sweep.trial import OBJECTIVES

@@ -11,9 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import UsageError
-from trainer.request import TrainRequest
+from trainer.fitting.request import TrainRequest
+from trainer.network.training_spec import PARTS
 from trainer.sweep.presets import PRESETS
-from trainer.training_spec import PARTS
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

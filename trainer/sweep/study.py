@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import ServiceUnavailableError, UsageError
-from featurestore.patience import insist
+from featurestore.objects.patience import insist
 from trainer.sweep.plan import StudyPlan
 from trainer.sweep.storage import StudyStorage
 

@@ -15,11 +15,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.feature_set import FeatureSet, open_set
 from featurestore.progress import Progress, Silent
-from featurestore.sets import LATEST
-from trainer.interrupt import InterruptedTrainingError
-from trainer.request import TrainRequest
+from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.store.sets import LATEST
+from trainer.fitting.interrupt import InterruptedTrainingError
+from trainer.fitting.request import TrainRequest
 from trainer.sweep.plan import StudyPlan
 from trainer.sweep.report import SweepReport, make_report
 from trainer.sweep.space import parse_space, with_values

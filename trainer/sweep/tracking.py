@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from featurestore.feature_set import FeatureSet
+from featurestore.store.feature_set import FeatureSet
+from trainer.fitting.tracking import Tracker, TrackingRequest, open_tracker
 from trainer.sweep.study import SharedStudy
 from trainer.sweep.trial import Outcome
-from trainer.tracking import Tracker, TrackingRequest, open_tracker
 
 if TYPE_CHECKING:
     from trainer.sweep.report import SweepReport

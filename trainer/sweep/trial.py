@@ -13,12 +13,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError, first_line
 from featurestore.progress import Progress
-from trainer.engine import callbacks, lightning
-from trainer.interrupt import InterruptedTrainingError
-from trainer.request import TrainRequest
-from trainer.run import fit
+from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.interrupt import InterruptedTrainingError
+from trainer.fitting.request import TrainRequest
+from trainer.fitting.run import fit
+from trainer.fitting.tracking import Tracker
 from trainer.sweep.study import RUN_ID
-from trainer.tracking import Tracker
 
 OBJECTIVES = {"loss": ("val/loss", 1.0, "validation loss, nats"), "error": ("val/error_mean_m", 1e-3, "mean error, km")}
 """What is minimized: Lightning's metric, the factor to the unit, and how it is called."""

@@ -1,0 +1,20 @@
+"""Predict from a release without torch: `Predictor` for programs, `predict` for the command, `table` for its rows."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.predict.predictor import Predictor
+
+ROOMS = {"Predictor": "predictor"}
+
+__all__ = ["Predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: what needs one room of this wing does not load the others."""
+    if name not in ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{ROOMS[name]}"), name)

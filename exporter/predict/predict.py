@@ -1,0 +1,174 @@
+"""`heimdall predict`: a release or a file, and captures or rows of a set → predictions. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exporter.predict.predictor import Predicted, Predictor
+from exporter.predict.table import FORMATS, SUFFIXES, PredictionTable
+from exporter.release.latest import LATEST, read_release
+from exporter.release.release import IQ_MODEL, MODEL, NUMBER
+from featurestore.errors import DataQualityError, UsageError
+from featurestore.progress import Progress, Silent
+from featurestore.store.feature_set import open_set
+from featurestore.store.split import Split
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to predict from, with what.
+
+    Attributes:
+        model: an .onnx file; the URL or directory of a release, or of all (their latest); with `models`, a number or `latest`.
+        models: where releases are.
+        captures: .npy files, or directories of them.
+        sample_rate_hz: of the captures.
+        store: of the feature set, instead of captures.
+        version: of the feature set, or a tag; `None` is the one that the network was trained on.
+        split: of the feature set.
+        limit: at most so many rows, spread evenly over the split.
+
+    Raises:
+        UsageError: unless there are either captures or a store.
+    """
+
+    model: str
+    models: str | None = None
+    captures: tuple[Path, ...] = ()
+    sample_rate_hz: float | None = None
+    store: str | None = None
+    version: str | None = None
+    split: str = "test"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.captures) == (self.store is not None):
+            found = "both" if self.store is not None else "neither"
+            raise UsageError(f"captures and --store: {found} given; give .npy files or directories, or a feature set's store")
+        if self.split not in SPLITS:
+            raise UsageError(f"split is {self.split!r}; wanted one of {', '.join(SPLITS)}")
+
+
+def predict(request: PredictRequest, progress: Progress | None = None) -> PredictionTable:
+    """Say where transmitters are.
+
+    Raises:
+        UsageError: when model, captures or set are not usable, or do not fit each other.
+        DataQualityError: when none of the captures is usable, or an output is not a number.
+        StoreError: when the release or the set is damaged.
+    """
+    progress = progress or Silent()
+    predictor, origin = open_model(request, MODEL if request.store is not None else IQ_MODEL)
+    origin |= {"release": predictor.info.release, "precision": predictor.info.precision}
+    if request.store is not None:
+        return _rows(predictor, request, request.store, origin)
+    return _captures(predictor, request, origin, progress)
+
+
+def open_model(request: PredictRequest, name: str) -> tuple[Predictor, dict[str, str]]:
+    """The graph of a file, or this one of a release; and where it is from."""
+    if request.model.endswith(".onnx") and "://" not in request.model and request.models is None:
+        return Predictor(Path(request.model)), {"model": request.model}
+    models, number = request.models, request.model
+    if models is None:
+        parent, _, last = request.model.rstrip("/").rpartition("/")
+        is_release = NUMBER.fullmatch(last) is not None and last.startswith("v")
+        models, number = (parent or ".", last) if is_release else (request.model, LATEST)
+    release = read_release(models, number)
+    predictor = Predictor(release.read(name))
+    predictor.name = f"{release.url}/{name}"
+    return predictor, {"model": predictor.name}
+
+
+def _rows(predictor: Predictor, request: PredictRequest, store: str, origin: dict[str, str]) -> PredictionTable:
+    feature_set = open_set(store, request.version or predictor.info.feature_set)
+    rows, predicted = predictor.predict_set(feature_set, Split[request.split.upper()], request.limit)
+    about = {
+        "row": rows.row.tolist(),
+        "capture_id": rows.capture_id.tolist(),
+        "window": rows.window.tolist(),
+        "true_latitude": np.round(rows.position[:, 0], 7).tolist(),
+        "true_longitude": np.round(rows.position[:, 1], 7).tolist(),
+    }
+    return PredictionTable(about, predicted, {**origin, "feature_set": feature_set.version, "split": request.split})
+
+
+def _captures(predictor: Predictor, request: PredictRequest, origin: dict[str, str], progress: Progress) -> PredictionTable:
+    """One prediction for each usable capture; the others are told."""
+    if predictor.info.input != "iq":
+        raise UsageError(f"{predictor.name} takes {predictor.info.input}, not captures; use the {IQ_MODEL} of the same release")
+    wanted = predictor.info.spec.sample_rate_hz
+    if request.sample_rate_hz != wanted:
+        found = "unknown" if request.sample_rate_hz is None else f"{request.sample_rate_hz:g} Hz"
+        raise UsageError(
+            f"the captures' sample rate is {found}; {predictor.name} takes {wanted:g} Hz: give --sample-rate-hz {wanted:g} if "
+            "they have it, else resample them"
+        )
+    names, found_positions, found_sigmas = [], [], []
+    paths = find_captures(request.captures)
+    progress.start("predict", len(paths), "captures")
+    for path in paths:
+        try:
+            (one,) = predictor.predict_files([path], wanted)
+        except UsageError as error:
+            progress.say(f"left out: {error}")
+        else:
+            names.append(str(path))
+            found_positions.append(one.positions)
+            found_sigmas.append(one.uncertainties)
+        progress.advance(1)
+    if not names:
+        raise DataQualityError(f"none of {len(paths)} captures is usable; without --quiet, the reasons are told")
+    predicted = Predicted(np.concatenate(found_positions), np.concatenate(found_sigmas))
+    return PredictionTable({"capture": names}, predicted, origin)
+
+
+def find_captures(given: tuple[Path, ...]) -> list[Path]:
+    """Files as they are, and the .npy files below directories, in order of their names.
+
+    Raises:
+        UsageError: when one is not there, or a directory holds none.
+    """
+    paths = []
+    for path in given:
+        if not path.exists():
+            raise UsageError(f"capture {path} does not exist; give .npy files, or directories of them")
+        found = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
+        if not found:
+            raise UsageError(f"directory {path} holds no .npy file; give one that does")
+        paths += found
+    return paths
+
+
+def format_of(form: str | None, out: Path | None, *, ellipses: bool) -> str:
+    """How to write: as was said, else as the file's name says, else as a table.
+
+    Raises:
+        UsageError: when the name says nothing, or ellipses are wanted of something else than GeoJSON.
+    """
+    chosen = form or ("table" if out is None else SUFFIXES.get(out.suffix.lower(), ""))
+    if chosen not in FORMATS:
+        raise UsageError(f"{out} does not say how to write it; give --format {', '.join(FORMATS)}, or a name that ends in .csv")
+    if ellipses and chosen != "geojson":
+        raise UsageError(f"--ellipses with a {chosen}: only GeoJSON has them; add --format geojson")
+    return chosen
+
+
+def write_out(text: str, out: Path) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UsageError: when that cannot be done.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another file") from error

@@ -1,0 +1,228 @@
+"""The report of a comparison of two releases: `releases compare --html`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.release.compare import BATCHES, COLUMNS, Comparison, Paired
+from featurestore.look.report.maps import to_plane
+from featurestore.page.charts import both_sizes, to_svg
+from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, element, figure, paragraph, table
+from featurestore.store.split import unique_sessions
+from trainer.evaluate.charts import cdf_figure, group_figure, receiver_groups
+from trainer.evaluate.metrics import Predictions, sample_evenly, snr_bands, squared_deviations
+from trainer.network.geometry import Float64
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LISTED = 12
+MAX_ON_MAP = 500
+COLOURS = ("blue", "orange")
+LARGEST_MARK = 22.0
+
+
+def describe_comparison(found: Comparison, paired: Paired) -> Page:
+    """The report.
+
+    Args:
+        found: the comparison.
+        paired: its rows.
+    """
+    a, b = found.a.release, found.b.release
+    difference = paired.b.error_m - paired.a.error_m
+    first, member = unique_sessions(np.ascontiguousarray(paired.session_id))
+    by_session = np.bincount(member, difference) / np.bincount(member)
+    names = {a: paired.a, b: paired.b} if a != b else {f"{a} (A)": paired.a, f"{b} (B)": paired.b}
+    errors = {name: predictions.error_m for name, predictions in names.items()}
+    sides = [(name, colour, values) for (name, values), colour in zip(errors.items(), COLOURS, strict=True)]
+    return Page(
+        title=f"Release {b} compared with {a}",
+        lead=(f"On {found.rows:,} rows of the {found.split} split of feature set {found.feature_set}.",),
+        cards=tuple(_cards(found)),
+        sections=(
+            Section("Which one is better", tuple(_verdict(found, by_session))),
+            Section("Side by side", (beside(_side_by_side(found), cdf_figure(errors)),)),
+            Section("Is σ right?", (charts(_coverage(names)),)),
+            Section(
+                "Where they differ",
+                (
+                    _map(paired.a.position_true[first], by_session, (a, b)),
+                    charts(
+                        group_figure("Error by receiver", sides, receiver_groups(paired.a)),
+                        group_figure("Error by SNR", sides, list(snr_bands(paired.a.snr_db))),
+                    ),
+                    _largest(paired, difference, (a, b)),
+                ),
+            ),
+        ),
+    )
+
+
+def _cards(found: Comparison) -> list[Card]:
+    difference = found.difference
+    size = BATCHES[0]
+    return [
+        *(
+            Card(
+                f"mean error of {side.release}", f"{side.metrics['error_mean_m'] / 1000:,.2f} km", f"median {_median(side)} km"
+            )
+            for side in (found.a, found.b)
+        ),
+        Card("difference", f"{difference.mean_m / 1000:+,.3f} km", f"{100 * difference.confidence:g}%: {_interval(found)} km"),
+        Card("rows", f"{found.rows:,}", f"{difference.sessions:,} sessions"),
+        *(
+            Card(
+                f"one row on {side.release}",
+                f"{side.latency_ms[size]:.2f} ms",
+                f"{side.size_bytes / 1e6:.1f} MB, {side.precision}",
+            )
+            for side in (found.a, found.b)
+        ),
+    ]
+
+
+def _median(side: Any) -> str:
+    return f"{side.metrics['error_median_m'] / 1000:,.2f}"
+
+
+def _interval(found: Comparison) -> str:
+    return f"{found.difference.low_m / 1000:+,.3f} to {found.difference.high_m / 1000:+,.3f}"
+
+
+def _verdict(found: Comparison, by_session: Float64) -> list[Html]:
+    difference = found.difference
+    a, b = found.a.release, found.b.release
+    how = (
+        f"Error of {b} less that of {a}, row by row: {difference.mean_m / 1000:+,.3f} km on average; the "
+        f"{100 * difference.confidence:g}% interval is {_interval(found)} km, from a bootstrap over {difference.sessions:,} "
+        "sessions, since rows of one session are not independent. Where it holds 0, these rows cannot tell."
+    )
+    label = f"Mean difference {difference.mean_m / 1000:+.3f} km, interval {_interval(found)} km, and the sessions' differences"
+    return [
+        paragraph(found.verdict[:1].upper() + found.verdict[1:] + ".", "verdict"),
+        *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
+        paragraph(how),
+        figure(
+            f"Difference of errors by session: left of 0, {b} errs less",
+            both_sizes(lambda figure: _draw_difference(figure, found, by_session / 1000), label, (230, 230)),
+            "Bars: sessions. Dot and line: mean of all rows and its interval.",
+            large=True,
+        ),
+    ]
+
+
+def _draw_difference(figure: Figure, found: Comparison, by_session_km: Float64) -> None:
+    axis: Any = figure.subplots()
+    difference = found.difference
+    count, edges = np.histogram(by_session_km, min(40, max(8, len(by_session_km) // 2)))
+    axis.bar(edges[:-1], count, np.diff(edges) * 0.94, align="edge", color="tab:gray", alpha=0.6)
+    height = max(float(count.max()), 1.0) * 1.15
+    axis.hlines(height, difference.low_m / 1000, difference.high_m / 1000, color="tab:blue", linewidth=3)
+    axis.plot([difference.mean_m / 1000], [height], "o", color="tab:blue", markersize=8)
+    axis.axvline(0, color="black", linewidth=1, linestyle="--")
+    axis.set_ylim(0, height * 1.12)
+    axis.locator_params(axis="y", integer=True)
+    axis.set_xlabel(f"error of {found.b.release} less that of {found.a.release}, km")
+    axis.set_ylabel("sessions")
+
+
+def _side_by_side(found: Comparison) -> Html:
+    header, *rows = found.side_by_side()
+    lower_is_better = {label for name, label, _, _ in COLUMNS if not name.startswith(("coverage", "expected"))}
+    lower_is_better |= {f"ms at batch {size}" for size in BATCHES} | {"model.onnx, MB"}
+    cells = [_mark(row) if row[0] in lower_is_better else row for row in rows]
+    return table("Measured on the same rows; the better one is bold", header, cells)
+
+
+def _mark(row: list[str]) -> list[str]:
+    """The lower of two numbers, bold; none where they are equal as they are written."""
+    numbers = [float(cell.replace(",", "")) for cell in row[1:]]
+    if numbers[0] == numbers[1]:
+        return row
+    better = 1 + int(numbers[1] < numbers[0])
+    return [element("strong", cell) if place == better else cell for place, cell in enumerate(row)]
+
+
+def _coverage(names: dict[str, Predictions]) -> Html:
+    """Whether the ellipses hold as many transmitters as they should, of both."""
+    deviations = {name: np.sort(np.sqrt(squared_deviations(predictions))) for name, predictions in names.items()}
+
+    def draw(figure: Figure) -> None:
+        axis: Any = figure.subplots()
+        k = np.linspace(0, 3.5, 351)
+        axis.plot(k, 1 - np.exp(-(k**2) / 2), "--", color="black", linewidth=1)
+        for found, colour in zip(deviations.values(), COLOURS, strict=True):
+            axis.plot(k, np.searchsorted(found, k, "right") / len(found), color=f"tab:{colour}", linewidth=1.6)
+        axis.set_xlabel("k, size of the ellipse in σ")
+        axis.set_ylabel("share of transmitters inside it")
+        axis.set_ylim(0, 1.01)
+        axis.grid(alpha=0.5, linewidth=0.6)
+
+    told = ", ".join(f"{name} {np.searchsorted(found, 1, 'right') / len(found):.1%}" for name, found in deviations.items())
+    keys = [Key(colour, name) for name, colour in zip(deviations, COLOURS, strict=True)]
+    label = f"Share of transmitters in the ellipse of 1 σ: {told}; right: 39.3%"
+    return figure("Coverage of the ellipses", to_svg(draw, label, 280), f"In 1 σ: {told}. Dashed: right.", keys)
+
+
+def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Html:
+    """Sessions where they are, coloured by who errs less there."""
+    plane, centre = to_plane(position)
+    drawn = sample_evenly(len(position), MAX_ON_MAP)
+    drawn = drawn[np.argsort(-np.abs(by_session[drawn]), kind="stable")]  # the smaller above the larger
+    layers = {"a-errs-less": drawn[by_session[drawn] > 0], "b-errs-less": drawn[by_session[drawn] <= 0]}
+    largest = max(float(np.abs(by_session).max()), 1e-9)
+
+    def draw(figure: Figure) -> None:
+        axis: Any = figure.subplots()
+        for (name, marks), colour, mark in zip(layers.items(), COLOURS, "os", strict=True):
+            size = np.maximum(LARGEST_MARK**2 * np.abs(by_session[marks]) / largest, 10)
+            where, how = plane[marks].T, {"edgecolors": "white", "linewidths": 0.8, "alpha": 0.85}
+            axis.scatter(*where, s=size, marker=mark, color=f"tab:{colour}", gid=name, **how)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.margins(0.1)
+        axis.set_xlabel("km east")
+        axis.set_ylabel("km north")
+        axis.grid(alpha=0.5, linewidth=0.6)
+
+    sample = f"{len(drawn):,} of {len(position):,} sessions, spread evenly. " if len(drawn) < len(position) else ""
+    wins = [int((by_session > 0).sum()), int((by_session < 0).sum())]
+    titles = {name: [f"{by_session[place] / 1000:+.2f} km" for place in marks] for name, marks in layers.items()}
+    label = f"Map of {len(position):,} sessions: {names[0]} errs less in {wins[0]:,}, {names[1]} in {wins[1]:,}"
+    return figure(
+        "Sessions, by the release that errs less",
+        both_sizes(draw, label, (520, 360), titles),
+        f"{sample}Size: by how much, at most {largest / 1000:,.2f} km. Distances from {centre[0]:.4f}°, {centre[1]:.4f}°.",
+        (Key(COLOURS[0], f"{names[0]}: {wins[0]:,}", "●"), Key(COLOURS[1], f"{names[1]}: {wins[1]:,}", "■")),
+        large=True,
+    )
+
+
+def _largest(paired: Paired, difference: Float64, names: tuple[str, str]) -> Html:
+    order = np.argsort(-np.abs(difference), kind="stable")[:LISTED].tolist()
+    header = (
+        "capture",
+        "receiver",
+        "SNR, dB",
+        "true position",
+        f"error of {names[0]}, km",
+        f"of {names[1]}, km",
+        "difference, km",
+    )
+    rows = []
+    for place in order:
+        snr, (latitude, longitude) = paired.a.snr_db[place], paired.a.position_true[place]
+        rows.append(
+            (
+                str(paired.capture_id[place]),
+                str(paired.a.websdr_id[place]),
+                f"{snr:.1f}" if np.isfinite(snr) else "unknown",
+                f"{latitude:.4f}°, {longitude:.4f}°",
+                f"{paired.a.error_m[place] / 1000:,.2f}",
+                f"{paired.b.error_m[place] / 1000:,.2f}",
+                f"{difference[place] / 1000:+,.2f}",
+            )
+        )
+    return table(f"The {len(rows)} rows in which they differ most", header, rows)

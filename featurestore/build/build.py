@@ -1,0 +1,198 @@
+"""The build: catalog and raw captures → a feature set. Plans, makes the tensors exist, publishes a view of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from featurestore.build.plan import Plan, SegmentUse, make_plan
+from featurestore.build.publish import BuildReport, Outcome, publish, version_id
+from featurestore.build.quality import Quality
+from featurestore.build.stages import TensorBuild, needs_fit
+from featurestore.cluster import open_runner
+from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
+from featurestore.objects.objects import Location, Objects, open_objects
+from featurestore.progress import Progress
+from featurestore.source import catalog
+from featurestore.source.listing import RawListing
+from featurestore.store import sets
+from featurestore.store.bases import Basis, current_basis
+from featurestore.store.presence import require_kept, require_segments
+from featurestore.store.segments import Rejected as RejectedRows
+from featurestore.store.segments import read_holdings
+from featurestore.tensor.mel import taper
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build from what.
+
+    Attributes:
+        catalog: PostgreSQL connection string.
+        raw: where the captures are.
+        store: where features go.
+        spec: of the tensors.
+        split: of the set.
+        query: SQL for a catalog with another schema.
+        limit: take only the first captures by id.
+        max_rejected_fraction: fail when a larger share of the captures is rejected.
+        refit: `auto`, `always` or `never`: when to fit a new basis.
+        tag: name to give the set.
+        workers: processes on this machine; 0 works in this process, `None` decides by the amount of work.
+        scheduler: address of a Dask scheduler to use instead.
+    """
+
+    catalog: str = field(repr=False)  # it may hold a password
+    raw: Location
+    store: Location
+    spec: FeatureSpec
+    split: SplitSpec
+    query: str | None = None
+    limit: int | None = None
+    max_rejected_fraction: float = 0.05
+    refit: str = "auto"
+    tag: str | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+
+
+def build(request: BuildRequest, progress: Progress) -> BuildReport:
+    """Bring the store up to date with catalog and captures, and publish the feature set that this gives.
+
+    Nothing can be read as a feature set before all of it is written; what an interrupted build has computed is found by
+    the next one.
+
+    Raises:
+        UsageError: when something that was asked for cannot be.
+        DataQualityError: when too many captures are rejected; nothing is published then.
+        StoreError: when an object store refuses, or something in the store is damaged.
+        ServiceUnavailableError: when catalog, object store or scheduler do not answer.
+    """
+    began = time.monotonic()
+    if request.tag is not None:
+        sets.check_tag(request.tag)
+    plan = prepare(request, progress)
+    quality = Quality(plan, request.max_rejected_fraction)
+    quality.check()
+    require_usable(plan)
+    objects = open_objects(request.store.url)
+    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    sets.write_spec(objects, plan.spec)
+    work = TensorBuild(plan, request.raw.url, objects, progress)
+    for batch in work.batches:
+        quality.add(batch.use, batch.rejected)
+    try:
+        basis = _make_tensors(request, plan, work, quality, progress)
+    except StoreError:
+        require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
+        raise
+    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
+    up_to_date = sets.has_set(objects, outcome.version)
+    if not up_to_date:
+        publish(objects, outcome)
+    _point_latest(objects, outcome, latest, progress)
+    if request.tag is not None:
+        sets.point(objects, outcome.version, request.tag)
+    try:
+        require_kept(objects, outcome.version)
+    except ServiceUnavailableError:
+        _take_latest_back(objects, outcome.version, latest)
+        raise
+    return outcome.report(request.store, up_to_date=up_to_date)
+
+
+def prepare(request: BuildRequest, progress: Progress) -> Plan:
+    """Read catalog, raw listing and what the store holds, and plan; writes nothing.
+
+    Raises:
+        DataQualityError: when no capture is approved.
+    """
+    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
+    raw.check()
+    if not request.store.is_local:
+        objects.check()
+    with RawListing(raw) as listed:
+        snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
+        if not len(snapshot):
+            raise DataQualityError(
+                f"{catalog.describe(request.catalog)} holds no approved capture; set approved for some, "
+                "or bring some in with ingest or simulate"
+            )
+        progress.say(f"catalog: {len(snapshot):,} approved captures")
+        listing = listed.join(snapshot, progress)
+    plan = make_plan(request.spec, request.split, snapshot, listing, read_holdings(objects, request.spec))
+    if plan.rows_to_compute:
+        taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
+    progress.say(
+        f"plan: {plan.rows_reused:,} rows reused, {plan.rows_to_compute:,} to compute in {plan.chunks_to_compute:,} chunks "
+        f"(about {plan.bytes_to_read / 1e6:,.0f} MB to read)"
+    )
+    return plan
+
+
+def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality: Quality, progress: Progress) -> Basis:
+    basis = current_basis(open_objects(request.store.url), plan.spec.id)
+    # Computing can only find fewer rows than planned: a basis that does for all of them does for those that are left.
+    planned_rows = work.train_rows()
+    at_once = None if needs_fit(request.refit, basis, planned_rows) else basis
+    if at_once is None:
+        require_train_rows(planned_rows)
+
+    def on_part(use: SegmentUse, rejected: RejectedRows) -> None:
+        quality.add(use, rejected)
+        quality.check()
+
+    n_tasks = work.chunks_to_compute() + work.chunks_to_normalize(at_once)
+    with open_runner(request.workers, request.scheduler, progress, n_tasks) as runner:
+        work.compute(runner, at_once, on_part)
+        train_rows = work.train_rows()
+        basis = basis or current_basis(open_objects(request.store.url), plan.spec.id)  # another build may have been faster
+        if basis is None or needs_fit(request.refit, basis, train_rows):
+            require_train_rows(train_rows)
+            fitted = work.fit(runner)
+            if basis is not None and fitted.id != basis.id:
+                progress.say(f"new basis {fitted.id} from {train_rows:,} train rows; {basis.id} came from {basis.rows:,}")
+            basis = fitted
+        work.normalize(runner, basis)
+    work.complete(basis)
+    return basis
+
+
+def _point_latest(objects: Objects, outcome: Outcome, before: str | None, progress: Progress) -> None:
+    """Let `latest` stand for the set, unless a build that began later has published its own meanwhile."""
+    pointed = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    if pointed == outcome.version:
+        return
+    if pointed is not None and pointed != before:
+        other = sets.read_manifest(objects, pointed)
+        if datetime.fromisoformat(other.created) - timedelta(seconds=other.seconds) > outcome.began_at:
+            progress.say(f"latest stays {pointed}: its build began after this one")
+            return
+    sets.point(objects, outcome.version)
+
+
+def _take_latest_back(objects: Objects, version: str, before: str | None) -> None:
+    """Let `latest` stand for what it stood for before: the set that it was moved to was removed meanwhile."""
+    if before is None or before == version or not sets.has_set(objects, before):
+        return
+    if sets.read_pointer(objects, f"{sets.LATEST}.json") == version:
+        sets.point(objects, before)
+
+
+def require_usable(plan: Plan) -> None:
+    """Refuse to build a set of no row (`DataQualityError`)."""
+    if not plan.segments:
+        raise DataQualityError(
+            "no approved capture is usable, so there is nothing to build; correct the captures, or approve others"
+        )
+
+
+def require_train_rows(train_rows: int) -> None:
+    """Refuse to fit a basis to nothing (`DataQualityError`)."""
+    if not train_rows:
+        raise DataQualityError(
+            "no valid capture is in the train split, so there is nothing to normalize by; "
+            "approve more sessions, or choose another --split-seed, --val-fraction or --test-fraction"
+        )

@@ -1,0 +1,212 @@
+"""The plan of a build, pure arithmetic on arrays: which rows there are, which exist already, which are to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.source.listing import MISSING, Listing
+from featurestore.source.snapshot import Snapshot
+from featurestore.store.rows import Holding, RowFacts, chunk_rows
+from featurestore.store.split import assign, on_earth
+from featurestore.tensor.rejection import Reason
+from featurestore.tensor.spec import FeatureSpec, SplitSpec
+
+FINISH_SHARE = 0.5
+"""An interrupted segment is finished when at least this share of its rows is still wanted; else they are planned afresh."""
+
+NOT_WANTED = -1
+
+SAMPLE_RATE_TOLERANCE = 1e-9
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SegmentUse:
+    """A segment's part in a feature set.
+
+    Attributes:
+        segment: its name.
+        rows: what it holds, or will hold.
+        capture: (n,) index into the snapshot, or `NOT_WANTED`.
+        reason: (n,) uint8 `Reason` of each row, or `None` when it is to be computed.
+    """
+
+    segment: str
+    rows: RowFacts
+    capture: Index
+    reason: npt.NDArray[np.uint8] | None
+
+    @cached_property  # it is asked for once per chunk
+    def wanted(self) -> npt.NDArray[np.bool_]:
+        """(n,) which rows the set wants."""
+        return np.not_equal(self.capture, NOT_WANTED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do.
+
+    Attributes:
+        spec: of the tensors.
+        split: of the set.
+        snapshot: every approved capture.
+        listing: what the raw location says of them.
+        capture_reason: (n,) uint8: captures rejected by catalog or listing alone; 0 for all others.
+        capture_split: (n,) uint8.
+        segments: those that the set is a view of, complete or to be computed; most rows first (the name decides between
+            equals), so that planning again gives the same order.
+    """
+
+    spec: FeatureSpec
+    split: SplitSpec
+    snapshot: Snapshot
+    listing: Listing
+    capture_reason: npt.NDArray[np.uint8]
+    capture_split: npt.NDArray[np.uint8]
+    segments: tuple[SegmentUse, ...]
+
+    @property
+    def to_compute(self) -> list[SegmentUse]:
+        """The segments that are not complete yet."""
+        return [use for use in self.segments if use.reason is None]
+
+    @property
+    def rows_to_compute(self) -> int:
+        """Rows whose tensors do not exist."""
+        return sum(int(use.wanted.sum()) for use in self.to_compute)
+
+    @property
+    def rows_reused(self) -> int:
+        """Valid rows whose tensors exist."""
+        return sum(int((use.wanted & (use.reason == Reason.VALID)).sum()) for use in self.segments if use.reason is not None)
+
+    @property
+    def chunks_to_compute(self) -> int:
+        """Chunks to be written, hence tasks."""
+        return sum(-(-len(use.rows) // chunk_rows(len(use.rows))) for use in self.to_compute)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """About how many bytes of raw captures the rows to compute need."""
+        total = 0
+        for use in self.to_compute:
+            size = self.listing.size_bytes[use.capture[use.wanted]]
+            # A window's share of its capture is not known before the header is read: 16 bytes a sample, unless it is less.
+            total += int(np.minimum(size, 16 * self.spec.span + 128).sum())
+        return total
+
+
+def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, holdings: Sequence[Holding]) -> Plan:
+    """Plan a build.
+
+    Of two segments that hold the same row, the one of which more rows are wanted serves it; then the one with fewer others
+    (the name decides between equals). So a compacted segment takes the place of those it came from.
+
+    Args:
+        spec: of the tensors.
+        split: of the set.
+        snapshot: every approved capture.
+        listing: the raw location, joined to it.
+        holdings: what the store holds of this spec.
+    """
+    reasons = _judge(spec, snapshot, listing)
+    slots = _Slots(spec.windows_per_capture, snapshot, listing, reasons == Reason.VALID)
+    found = [(holding, slots.find(holding)) for holding in holdings]
+    found.sort(key=lambda pair: (-np.count_nonzero(pair[1] != NOT_WANTED), len(pair[0].rows), pair[0].segment))
+    uses = [slots.claim(*pair) for pair in found if pair[0].reason is not None]
+    unfinished = [pair for pair in found if pair[0].reason is None]
+    uses += [slots.claim(*pair) for pair in unfinished if np.mean(slots.free(*pair) != NOT_WANTED) >= FINISH_SHARE]
+    uses.append(slots.claim_rest(spec))
+    uses.sort(key=lambda use: (-len(use.rows), use.segment))
+    return Plan(
+        spec,
+        split,
+        snapshot,
+        listing,
+        reasons,
+        assign(split, snapshot.session_id, snapshot.position),
+        tuple(use for use in uses if use.wanted.any()),
+    )
+
+
+class _Slots:
+    """One slot per row that a set wants; each is claimed by one segment."""
+
+    def __init__(self, n_windows: int, snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.bool_]) -> None:
+        self._n_windows = n_windows
+        self._snapshot = snapshot
+        self._digest = listing.source_digest
+        self._free = np.repeat(usable, n_windows)  # (capture · window,)
+
+    def _locate(self, rows: RowFacts) -> Index:
+        """The capture of each row: same id, same object, same session and receiver; `NOT_WANTED` where there is none."""
+        found = np.searchsorted(self._snapshot.capture_id, rows.capture_id)
+        found = np.minimum(found, len(self._snapshot) - 1)
+        same = (
+            (self._snapshot.capture_id[found] == rows.capture_id)
+            & (self._snapshot.websdr_id[found] == rows.websdr_id)
+            & (self._snapshot.session_id[found] == rows.session_id).all(axis=1)
+            & (self._digest[found] == rows.source_digest).all(axis=1)
+            & (rows.window < self._n_windows)
+        )
+        return np.where(same, found, NOT_WANTED)
+
+    def find(self, holding: Holding) -> Index:
+        """(n,) the capture of each row of a holding that is in a free slot; `NOT_WANTED` for the others."""
+        capture = self._locate(holding.rows)
+        if holding.reason is not None:  # a row that was given up when its object vanished is no row
+            capture[holding.reason == Reason.MISSING_OBJECT] = NOT_WANTED
+        return self.free(holding, capture)
+
+    def free(self, holding: Holding, capture: Index) -> Index:
+        """What of `find` is still free."""
+        still = np.not_equal(capture, NOT_WANTED)
+        still[still] = self._free[capture[still] * self._n_windows + holding.rows.window[still]]
+        return np.where(still, capture, NOT_WANTED)
+
+    def claim(self, holding: Holding, capture: Index) -> SegmentUse:
+        """Take the free slots of a holding's rows, which `find` gave."""
+        capture = self.free(holding, capture)
+        wanted = np.not_equal(capture, NOT_WANTED)
+        self._free[capture[wanted] * self._n_windows + holding.rows.window[wanted]] = False
+        return SegmentUse(holding.segment, holding.rows, capture, holding.reason)
+
+    def claim_rest(self, spec: FeatureSpec) -> SegmentUse:
+        """A new segment of all that is free."""
+        capture, window = np.divmod(np.flatnonzero(self._free), self._n_windows)
+        rows = RowFacts(
+            self._snapshot.capture_id[capture],
+            window.astype(np.int16),
+            self._snapshot.session_id[capture],
+            self._snapshot.websdr_id[capture],
+            self._digest[capture],
+        )
+        order = rows.in_order()
+        rows = rows.take(order)
+        return SegmentUse(rows.segment_id(spec.id), rows, capture[order], None)
+
+
+def _judge(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
+    """What catalog and listing alone say against each capture."""
+    with np.errstate(invalid="ignore"):
+        right_rate = np.abs(snapshot.sample_rate_hz - spec.sample_rate_hz) <= SAMPLE_RATE_TOLERANCE * spec.sample_rate_hz
+    reasons = np.where(listing.size_bytes == MISSING, Reason.MISSING_OBJECT, Reason.VALID)
+    reasons = np.where(on_earth(snapshot.position), reasons, Reason.BAD_POSITION)
+    return np.where(right_rate, reasons, Reason.SAMPLE_RATE_MISMATCH).astype(np.uint8)
+
+
+def explain_rejection(plan: Plan, index: int) -> str:
+    """In words, why catalog or listing are against capture number `index`."""
+    reason = Reason(int(plan.capture_reason[index]))
+    if reason is Reason.SAMPLE_RATE_MISMATCH:
+        return f"the catalog says {plan.snapshot.sample_rate_hz[index]:.12g} Hz; wanted {plan.spec.sample_rate_hz:.12g} Hz"
+    if reason is Reason.BAD_POSITION:
+        latitude, longitude = plan.snapshot.position[index]
+        return f"the catalog says latitude {latitude:.9g}, longitude {longitude:.9g}"
+    return "no such object was listed"

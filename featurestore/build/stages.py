@@ -1,0 +1,289 @@
+"""Make the tensors of a plan exist: compute what is missing, fit or keep a basis, normalize, complete the segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.build.chunk_tasks import (
+    ChunkDone,
+    ComputeChunk,
+    FitChunk,
+    NormalizeChunk,
+    compute_chunk,
+    fit_chunk,
+    normalize_chunk,
+)
+from featurestore.build.plan import Plan, SegmentUse
+from featurestore.cluster import Runner
+from featurestore.objects.objects import Objects
+from featurestore.progress import Progress
+from featurestore.store import segments as on_disk
+from featurestore.store.bases import Basis, write_basis
+from featurestore.store.presence import removed
+from featurestore.store.segments import COMPUTED, Part, Rejected, Segment, features_name
+from featurestore.store.split import Split
+from featurestore.tensor.moments import Moments, merge_all
+from featurestore.tensor.rejection import Reason
+
+REFIT_GROWTH = 2
+"""A basis is fitted anew when a set has more than so many times the train rows that it came from."""
+
+
+@dataclass
+class Batch:
+    """A segment while a build works on it.
+
+    Attributes:
+        use: what the plan wants of it.
+        segment: its place in the store.
+        marker: `segment.json`, once it is complete.
+        parts: chunks that are written, while it is not.
+        crcs: checksums of the features of the basis in question, by chunk, as far as they are known.
+        moments: of the train rows of chunks computed by this build.
+        found_parts: chunks that an interrupted build had written.
+        is_normalized: whether a complete segment had features of the basis in question before.
+    """
+
+    use: SegmentUse
+    segment: Segment
+    marker: dict[str, Any] | None = None
+    parts: dict[int, Part] = field(default_factory=dict)
+    crcs: dict[int, int] = field(default_factory=dict)
+    moments: dict[int, Moments] = field(default_factory=dict)
+    found_parts: frozenset[int] = frozenset()
+    is_normalized: bool = False
+
+    @property
+    def rejected(self) -> Rejected:
+        """Rows known to be rejected, and why."""
+        if self.marker is not None:
+            return on_disk.read_rejected(self.marker)
+        return {row: found for part in self.parts.values() for row, found in part.rejected.items()}
+
+    @property
+    def reason(self) -> npt.NDArray[np.uint8]:
+        """(n,) `Reason` of each row, as far as known."""
+        if self.use.reason is not None:
+            return self.use.reason
+        reason = np.zeros(self.segment.n_rows, np.uint8)
+        for row, (code, _) in self.rejected.items():
+            reason[row] = code
+        return reason
+
+    @property
+    def served(self) -> npt.NDArray[np.bool_]:
+        """(n,) rows that the set serves: wanted and valid."""
+        served: npt.NDArray[np.bool_] = self.use.wanted & (self.reason == Reason.VALID)
+        return served
+
+    @property
+    def rows_computed(self) -> int:
+        """Rows that it serves, and this build computed."""
+        if self.use.reason is not None:
+            return 0
+        served = self.served
+        return int(served.sum()) - sum(int(served[self.rows(chunk)].sum()) for chunk in self.found_parts)
+
+    def logmel_crc(self, chunk: int) -> int:
+        """The checksum of a chunk of log-mel."""
+        return int(self.marker["chunks"]["logmel"][chunk] if self.marker is not None else self.parts[chunk].crc32c["logmel"])
+
+    def rows(self, chunk: int) -> slice:
+        """The rows of a chunk."""
+        rows = self.segment.logmel().rows(chunk)
+        return slice(rows.start, rows.stop)
+
+
+class TensorBuild:
+    """The middle of a build, step by step: `open`, `compute`, `fit`, `normalize`, `complete`."""
+
+    def __init__(self, plan: Plan, raw_url: str, objects: Objects, progress: Progress) -> None:
+        self._plan = plan
+        self._raw_url = raw_url
+        self._objects = objects
+        self._progress = progress
+        self.n_bytes = 0
+        self.batches = [self._open(use) for use in plan.segments]
+
+    def _open(self, use: SegmentUse) -> Batch:
+        spec = self._plan.spec
+        if use.reason is not None:
+            try:
+                marker = on_disk.read_marker(self._objects, spec.id, use.segment)
+            except FileNotFoundError as error:  # it was there when the plan was made
+                raise removed(self._objects, f"{on_disk.segments_path(spec.id)}/{use.segment}") from error
+            return Batch(use, on_disk.complete_segment(spec, marker), marker)
+        segment = on_disk.begun_segment(self._objects, spec, use.segment, len(use.rows))
+        parts = on_disk.read_parts(self._objects, segment)
+        return Batch(use, segment, parts=parts, found_parts=frozenset(parts))
+
+    def chunks_to_compute(self) -> int:
+        """Chunks that no build has written yet."""
+        return sum(batch.segment.n_chunks - len(batch.parts) for batch in self.batches if batch.marker is None)
+
+    def chunks_to_normalize(self, basis: Basis | None) -> int:
+        """Chunks of complete segments that have no features of a basis yet: all of them when it is still to be fitted."""
+        complete = [batch for batch in self.batches if batch.marker is not None]
+        if basis is not None:
+            complete = [batch for batch in complete if self._known_crcs(batch, basis) is None]
+        return sum(batch.segment.n_chunks for batch in complete)
+
+    def _known_crcs(self, batch: Batch, basis: Basis) -> list[int] | None:
+        if batch.marker is None:
+            return None
+        return on_disk.read_features_crcs(self._objects, batch.segment, basis.id, batch.marker)
+
+    def train_mask(self, batch: Batch, served: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """(n,) rows among `served` that are in the train split."""
+        split = np.where(batch.use.wanted, self._plan.capture_split[batch.use.capture], Split.ABSENT)
+        train: npt.NDArray[np.bool_] = served & (split == Split.TRAIN)
+        return train
+
+    def train_rows(self) -> int:
+        """Valid rows of the train split; before `compute`, those that are not known to be rejected."""
+        return sum(int(self.train_mask(batch, batch.served).sum()) for batch in self.batches)
+
+    def compute(self, runner: Runner, basis: Basis | None, on_part: Callable[[SegmentUse, Rejected], None]) -> None:
+        """Compute and write every chunk that is missing; normalized at once when there is a basis already.
+
+        Args:
+            runner: where tasks run.
+            basis: to normalize with.
+            on_part: is told of the rows that each chunk rejects; may raise to give up.
+        """
+        for batch in self.batches:
+            if batch.marker is None:
+                on_disk.begin(self._objects, batch.segment, batch.use.rows)
+                if basis is not None:
+                    on_disk.declare_features(self._objects, batch.segment, basis.id)
+        n_rows = sum(int(batch.use.wanted.sum()) for batch in self.batches if batch.marker is None)
+        if not n_rows:
+            return
+        self._progress.start("compute tensors", n_rows, "rows")
+        for batch in self.batches:
+            for chunk in sorted(batch.found_parts):
+                self._progress.advance(int(batch.use.wanted[batch.rows(chunk)].sum()))
+        by_name = {batch.segment.segment: batch for batch in self.batches}
+        for done in runner.run(compute_chunk, self._compute_tasks(basis)):
+            batch = by_name[done.segment]
+            _keep_moments(batch, done)
+            self.n_bytes += done.n_bytes
+            self._progress.advance(int(batch.use.wanted[batch.rows(done.chunk)].sum()), done.n_bytes)
+            if done.part is not None:
+                batch.parts[done.chunk] = done.part
+                on_part(batch.use, done.part.rejected)
+
+    def _compute_tasks(self, basis: Basis | None) -> Iterator[ComputeChunk]:
+        plan = self._plan
+        for batch in self.batches:
+            use = batch.use
+            train = self.train_mask(batch, use.wanted)
+            for chunk in range(batch.segment.n_chunks):
+                if batch.marker is not None or chunk in batch.found_parts:
+                    continue
+                rows = batch.rows(chunk)
+                keys = plan.snapshot.keys_at(use.capture[rows])  # of a row that is not wanted: some other capture's
+                yield ComputeChunk(
+                    self._raw_url,
+                    self._objects.location.url,
+                    batch.segment,
+                    chunk,
+                    [key if wanted else "" for key, wanted in zip(keys, use.wanted[rows].tolist(), strict=True)],
+                    plan.listing.size_bytes[use.capture[rows]].tolist(),
+                    use.rows.window[rows].tolist(),
+                    use.wanted[rows],
+                    train[rows],
+                    basis,
+                )
+
+    def fit(self, runner: Runner) -> Basis:
+        """Fit a basis to the train rows, and write it. Moments that `compute` did not leave come from stored log-mel."""
+        masks = [self.train_mask(batch, batch.served) for batch in self.batches]
+        by_name = {batch.segment.segment: batch for batch in self.batches}
+        tasks = [
+            FitChunk(self._objects.location.url, batch.segment, chunk, batch.logmel_crc(chunk), mask[batch.rows(chunk)])
+            for batch, mask in zip(self.batches, masks, strict=True)
+            for chunk in range(batch.segment.n_chunks)
+            if chunk not in batch.moments and mask[batch.rows(chunk)].any()
+        ]
+        if tasks:
+            self._run("fit basis", runner, fit_chunk, tasks, lambda done: _keep_moments(by_name[done.segment], done))
+        parts = (batch.moments[chunk] for batch in self.batches for chunk in sorted(batch.moments))
+        moments = merge_all(parts, self._plan.spec.tensor_shape[:2])
+        segments = [batch.segment.segment for batch in self.batches]
+        origin = {"split": self._plan.split.to_json(), "segments": segments}
+        basis = Basis.fit(moments, sum(int(mask.sum()) for mask in masks), origin)
+        write_basis(self._objects, self._plan.spec, basis)
+        return basis
+
+    def normalize(self, runner: Runner, basis: Basis) -> None:
+        """Write the features of every chunk that has none of this basis."""
+        name = features_name(basis.id)
+        tasks = []
+        for batch in self.batches:
+            known = self._known_crcs(batch, basis)
+            batch.crcs = {chunk: part.crc32c[name] for chunk, part in batch.parts.items() if name in part.crc32c}
+            if known is not None:
+                batch.crcs, batch.is_normalized = dict(enumerate(known)), True
+            missing = [chunk for chunk in range(batch.segment.n_chunks) if chunk not in batch.crcs]
+            if missing:
+                on_disk.declare_features(self._objects, batch.segment, basis.id)
+            tasks += [
+                NormalizeChunk(self._objects.location.url, batch.segment, chunk, batch.logmel_crc(chunk), basis)
+                for chunk in missing
+            ]
+        by_name = {batch.segment.segment: batch for batch in self.batches}
+        if tasks:
+            self._run("normalize", runner, normalize_chunk, tasks, lambda done: _keep_crc(by_name[done.segment], done, name))
+
+    def complete(self, basis: Basis) -> None:
+        """Write the markers: `segment.json` of new segments, `features-{basis}.json` of old ones."""
+        name = features_name(basis.id)
+        for batch in self.batches:
+            crcs = [batch.crcs[chunk] for chunk in range(batch.segment.n_chunks)]
+            if batch.marker is not None:
+                if not batch.is_normalized:
+                    on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
+                continue
+            parts = {
+                chunk: Part({**{kind: part.crc32c[kind] for kind in COMPUTED}, name: batch.crcs[chunk]}, part.rejected)
+                for chunk, part in batch.parts.items()
+            }
+            batch.marker = on_disk.finish(self._objects, batch.segment, parts)
+            if name not in batch.marker["chunks"]:  # another build completed it first, with a basis of its own
+                on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
+
+    def _run(
+        self,
+        stage: str,
+        runner: Runner,
+        function: Callable[[Any], ChunkDone],
+        tasks: list[Any],
+        keep: Callable[[ChunkDone], None],
+    ) -> None:
+        self._progress.start(stage, sum(len(task.segment.logmel().rows(task.chunk)) for task in tasks), "rows")
+        for done in runner.run(function, tasks):
+            keep(done)
+            self._progress.advance(done.rows, done.n_bytes)
+
+
+def _keep_moments(batch: Batch, done: ChunkDone) -> None:
+    if done.moments is not None:
+        batch.moments[done.chunk] = done.moments
+
+
+def _keep_crc(batch: Batch, done: ChunkDone, name: str) -> None:
+    if done.part is not None:
+        batch.crcs[done.chunk] = done.part.crc32c[name]
+
+
+def needs_fit(refit: str, basis: Basis | None, train_rows: int) -> bool:
+    """Whether a set with so many train rows gets a new basis, under `--refit auto|always|never`."""
+    if basis is None or refit == "always":
+        return True
+    return refit == "auto" and train_rows > REFIT_GROWTH * basis.rows

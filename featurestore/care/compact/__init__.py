@@ -1,0 +1,1 @@
+"""`features compact`: small segments become few large ones. Enter by `compact.compact`."""

@@ -1,0 +1,72 @@
+"""Markers: the checksums that chunks carry themselves, and the rejected rows that `reason` still knows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurestore.build.chunk_tasks import content_digest
+from featurestore.care.repair.places import Place
+from featurestore.care.repair.workshop import UnrepairableError, Workshop
+from featurestore.errors import StoreError
+from featurestore.store.chunks import read_chunk
+from featurestore.store.segments import COMPUTED, Rejected, Segment, add_features, write_marker
+from featurestore.tensor.rejection import Reason
+
+LOST = "unknown: it was lost with the segment's marker"
+
+
+def repair_marker(shop: Workshop, place: Place) -> str:
+    """`segment.json`, from chunks and `reason`."""
+    segment = shop.segment(place.segment)
+    reason = shop.reason(place.segment)
+    names = [*COMPUTED, *_features_inside(shop, segment)]
+    try:
+        crcs = {name: _checksums(shop, segment, name) for name in sorted(names)}
+        _compare(shop, segment, reason)
+    except (StoreError, FileNotFoundError) as error:
+        raise UnrepairableError(
+            f"it would hold the checksums of chunks that are not whole ({str(error).partition(';')[0]}); "
+            "delete segment.json, and build-features computes the segment again"
+        ) from error
+    rejected: Rejected = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
+    write_marker(shop.objects, segment, crcs, rejected)
+    lost = ", and why its rows are rejected, but not the details of that" if rejected else ""
+    return f"written again; it holds the checksums that the chunks carry, the software of now{lost}"
+
+
+def repair_features_marker(shop: Workshop, place: Place) -> str:
+    """`features-{basis}.json` of features that were added to a complete segment, from their chunks."""
+    segment = shop.segment(place.segment)
+    shop.marker(place.segment)
+    crcs = _checksums(shop, segment, place.array)
+    add_features(shop.objects, segment, place.array.removeprefix("features-"), crcs)
+    return "written again; it holds the checksums that the chunks carry, and the software of now"
+
+
+def _features_inside(shop: Workshop, segment: Segment) -> list[str]:
+    """The features that the segment was completed with: those without a marker of their own."""
+    names = shop.objects.names(segment.path)
+    return [
+        name for name in names if name.startswith("features-") and not name.endswith(".json") and f"{name}.json" not in names
+    ]
+
+
+def _checksums(shop: Workshop, segment: Segment, name: str) -> list[int]:
+    layout = segment.layout(name)
+    return [shop.checksum(f"{segment.path}/{name}", layout, chunk) for chunk in range(segment.n_chunks)]
+
+
+def _compare(shop: Workshop, segment: Segment, reason: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+    """Whether log-mel and the digests of its content belong together, and NaN to rejected rows.
+
+    Raises:
+        StoreError: when not.
+    """
+    for chunk in range(segment.n_chunks):
+        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel(), chunk)
+        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content(), chunk)
+        start = segment.logmel().rows(chunk).start
+        for row, tensor in enumerate(logmel):
+            valid = reason[start + row] == Reason.VALID
+            if (content_digest(tensor) != content[row]).any() if valid else not np.isnan(tensor).all():
+                raise StoreError(f"{segment.path}: log-mel, content and reason of row {start + row} do not belong together")

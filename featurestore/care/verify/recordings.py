@@ -1,0 +1,72 @@
+"""Where the recordings of rows are: a set keeps no object keys, but each row the digest of the object that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.build.chunk_tasks import RawWindows
+from featurestore.objects.objects import Location, open_objects
+from featurestore.progress import Progress
+from featurestore.source.listing import source_digest
+
+
+@dataclass(frozen=True)
+class Source:
+    """An object that rows were computed from: its key in the raw location, and its size."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The objects that were looked for and found.
+
+    Attributes:
+        raw: the raw location.
+        by_digest: source digest → object. One that is not there is gone, or was replaced or written anew since.
+    """
+
+    raw: Location
+    by_digest: dict[bytes, Source]
+
+    def windows(self, digests: npt.NDArray[np.uint8], windows: Sequence[int], wanted: npt.NDArray[np.bool_]) -> RawWindows:
+        """What to compute for rows, given by the digest of their object, (n, 16), and their window; those wanted are here."""
+        found = [
+            self.by_digest[digest.tobytes()] if want else Source("", 0)
+            for digest, want in zip(digests, wanted.tolist(), strict=True)
+        ]
+        return RawWindows([one.key for one in found], [one.size_bytes for one in found], windows, wanted)
+
+    def has(self, digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """(n,) which of these objects were found."""
+        return np.fromiter((digest.tobytes() in self.by_digest for digest in digests), bool, len(digests))
+
+
+def find_sources(raw: Location, digests: Iterable[bytes], progress: Progress) -> Sources:
+    """List the raw location, until all objects of these digests are found.
+
+    Keys are not asked for: whatever the catalog called an object, its digest tells that it is the one.
+
+    Raises:
+        UsageError: when the location is no directory.
+        StoreError: when the store refuses.
+        ServiceUnavailableError: when it does not answer.
+    """
+    wanted, found = set(digests), dict[bytes, Source]()
+    progress.start("find recordings", len(wanted), "recordings")
+    if wanted:
+        objects = open_objects(raw.url)
+        objects.check()
+        for info in objects.walk():
+            digest = source_digest(info, by_etag=not raw.is_local)
+            if digest in wanted and digest not in found:
+                found[digest] = Source(info.key, info.size_bytes)
+                progress.advance(1)
+                if len(found) == len(wanted):
+                    break
+    return Sources(raw, found)

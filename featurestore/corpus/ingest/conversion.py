@@ -1,0 +1,167 @@
+"""One recording and its label → captures: which rate, which cuts, which session each belongs to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
+from functools import partial
+from uuid import UUID, uuid5
+
+import numpy as np
+
+from featurestore.corpus.ingest.labels import Label
+from featurestore.corpus.ingest.resample import TOLERANCES, count, find_ratio, resample, residual
+from featurestore.corpus.ingest.samples import Complex, ComplexName, Recording
+from featurestore.errors import DataQualityError, UsageError
+from featurestore.source.catalog import CaptureRecord
+from featurestore.source.snapshot import default_key
+
+RATE_TOLERANCE = 1e-3
+"""How far label and header may differ in the sample rate before one of them must be wrong."""
+
+MAX_CAPTURE_BYTES = 5 << 30
+"""The most that S3 takes in one request."""
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """How recordings become captures.
+
+    Attributes:
+        resample_to_hz: rate of the captures; `None` keeps each recording's own.
+        sample_rate_hz: rate of the recordings that neither header nor label states one for.
+        swap_iq: exchange I and Q, unless a label says otherwise.
+        split_seconds: cut each recording into consecutive captures of this length; `None` leaves it whole.
+        dtype: `complex64` or `complex128`.
+        jobs: recordings converted at the same time.
+
+    Raises:
+        UsageError: when a value is impossible.
+    """
+
+    resample_to_hz: float | None = None
+    sample_rate_hz: float | None = None
+    swap_iq: bool = False
+    split_seconds: float | None = None
+    dtype: ComplexName = "complex64"
+    jobs: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("resample_to_hz", "sample_rate_hz", "split_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} is {value}; expected a number above 0")
+        if self.dtype not in ("complex64", "complex128"):
+            raise UsageError(f"dtype is {self.dtype!r}; expected complex64 or complex128")
+        if not self.jobs >= 1:  # so that NaN fails too
+            raise UsageError(f"jobs is {self.jobs}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One capture to be written: its catalog row, its object's key, and where in the recording its samples lie.
+
+    `start` and `stop` count samples after resampling by `ratio`.
+    """
+
+    record: CaptureRecord
+    key: str
+    recording: Recording
+    ratio: Fraction
+    start: int
+    stop: int
+    swap_iq: bool
+    dtype: ComplexName
+
+    def read(self) -> Complex:
+        """Its samples, decoded, swapped and resampled now.
+
+        Raises:
+            DataQualityError: when some are not finite.
+        """
+        read = partial(self.recording.read, swap_iq=self.swap_iq, dtype=self.dtype)
+        samples = resample(read, len(self.recording), self.ratio, self.start, self.stop)
+        if not np.isfinite(samples).all():
+            raise DataQualityError("holds samples that are NaN or infinite; record or convert it again")
+        return samples
+
+
+def settle_rate(recording: Recording, label: Label, options: IngestOptions) -> float:
+    """The recording's sample rate: measured against GPS, else as labelled, else as its header states, else the option.
+
+    Raises:
+        DataQualityError: when nothing states a rate, or label and header contradict each other.
+    """
+    header_hz, stated_hz = recording.gps_rate_hz or recording.sample_rate_hz, label.sample_rate_hz
+    if header_hz is not None and not (math.isfinite(header_hz) and header_hz > 0):
+        raise DataQualityError(f"states the impossible sample rate {header_hz} Hz; correct its header")
+    if header_hz is not None and stated_hz is not None and abs(header_hz / stated_hz - 1) > RATE_TOLERANCE:
+        raise DataQualityError(
+            f"its header says {header_hz:g} Hz, its label sample_rate_hz {stated_hz:g}; correct the wrong one"
+        )
+    rate_hz = recording.gps_rate_hz or stated_hz or header_hz or options.sample_rate_hz
+    if rate_hz is None:
+        raise DataQualityError("states no sample rate; add sample_rate_hz to its label or give --sample-rate-hz")
+    return rate_hz
+
+
+def plan_captures(recording: Recording, label: Label, session: UUID, options: IngestOptions) -> list[Capture]:
+    """The captures of one recording, in time; samples are read, swapped and resampled when each one is `read`.
+
+    Raises:
+        DataQualityError: when the rate is unknown or out of reach, or the recording is shorter than one cut.
+    """
+    rate_hz = settle_rate(recording, label, options)
+    target_hz = options.resample_to_hz or rate_hz
+    ratio = find_ratio(rate_hz, target_hz)
+    total = count(len(recording), ratio)
+    length = total if options.split_seconds is None else round(options.split_seconds * target_hz)
+    if not 0 < length <= total:
+        raise DataQualityError(
+            f"lasts {total / target_hz:.3f} s, less than one cut of {options.split_seconds} s (--split-seconds)"
+        )
+    if length * np.dtype(options.dtype).itemsize > MAX_CAPTURE_BYTES:
+        raise DataQualityError(
+            f"would be a capture of {length:,} samples, more than an object may hold; cut it (--split-seconds)"
+        )
+    swap_iq = options.swap_iq if label.swap_iq is None else label.swap_iq
+    captures = []
+    for start in range(0, total - length + 1, length):
+        # The k-th cuts of a session's receivers are one session again: they heard the same moment.
+        cut_session = session if options.split_seconds is None else uuid5(session, str(start // length))
+        record = _record(recording, label, cut_session, target_hz, start)
+        key = default_key(cut_session.bytes, label.websdr_id)
+        captures.append(Capture(record, key, recording, ratio, start, start + length, swap_iq, options.dtype))
+    return captures
+
+
+def rate_notes(recording: Recording, label: Label, options: IngestOptions) -> list[str]:
+    """What resampling could not do."""
+    rate_hz = settle_rate(recording, label, options)
+    target_hz = options.resample_to_hz or rate_hz
+    off = residual(find_ratio(rate_hz, target_hz), rate_hz, target_hz)
+    notes = []
+    if abs(off) > TOLERANCES[0]:
+        notes.append(f"{rate_hz:.4f} Hz is so close to {target_hz:g} Hz that the captures stay {off * 1e6:+.1f} ppm off")
+    if target_hz > rate_hz * (1 + RATE_TOLERANCE):
+        notes.append(f"resampled up from {rate_hz:g} Hz: nothing lies beyond ±{rate_hz / 2:g} Hz")
+    return notes
+
+
+def _record(recording: Recording, label: Label, session: UUID, rate_hz: float, start: int) -> CaptureRecord:
+    began = label.timestamp or recording.timestamp
+    return CaptureRecord(
+        session_id=session,
+        websdr_id=label.websdr_id,
+        latitude=label.latitude,
+        longitude=label.longitude,
+        sample_rate_hz=rate_hz,
+        frequency_mhz=label.frequency_mhz or recording.frequency_mhz,
+        snr_db=label.snr_db,
+        timestamp=None if began is None else began + timedelta(seconds=start / rate_hz),
+        # Said even where it is the usual one, so that a row that pointed elsewhere points here from now on.
+        iq_key=default_key(session.bytes, label.websdr_id),
+        approved=label.approved,
+    )

@@ -1,0 +1,1 @@
+"""A physically credible corpus of captures. Enter by `simulate.simulate`."""

@@ -1,0 +1,1 @@
+"""Looking at feature sets: overview, diff, trace, gallery, audit, report. Nothing here writes to the store."""

@@ -1,0 +1,182 @@
+"""The report of a feature set: `features report`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.look.overview import SPLITS, show
+from featurestore.look.report import set_pictures
+from featurestore.look.report.history import draw_builds, read_history, rows_per_s
+from featurestore.look.report.labelled_rows import LabelledRows
+from featurestore.page.charts import require_matplotlib
+from featurestore.page.page import Card, Html, Key, Page, Section, beside, figure, paragraph, require_place, shorten, table
+from featurestore.progress import Progress, Silent
+from featurestore.source.receivers import Receivers, read_receivers
+from featurestore.store.feature_set import FeatureSet, open_set
+
+EXAMPLES_PER_REASON = 3
+SPEC_MEANING = {
+    "sample_rate_hz": "Hz, that captures must have",
+    "n_fft": "samples of an STFT frame",
+    "hop_length": "samples from frame to frame",
+    "window": "taper of a frame",
+    "n_mels": "mel bands",
+    "f_min_hz": "Hz, lower edge of the lowest band",
+    "f_max_hz": "Hz, upper edge of the highest band",
+    "n_frames": "frames of a tensor",
+    "windows_per_capture": "tensors from each capture",
+    "floor_db": "dBFS, lowest level told apart",
+    "n_mfcc": "cepstral coefficients; 0: log-mel bands are stored",
+}
+
+
+def write_set_report(
+    store: str, version: str, path: Path, progress: Progress | None = None, receivers: str | None = None
+) -> None:
+    """Write the report of a feature set as one HTML file.
+
+    Args:
+        store: where sets are.
+        version: of the set, or a tag, or `latest`.
+        path: the file; its directory is made when absent.
+        progress: where to report.
+        receivers: CSV of where receivers stand, for the map: a file or `s3://…`.
+
+    Raises:
+        UsageError: when there is no such set, a file cannot be read or written, or Matplotlib is not installed.
+        StoreError: when the set is damaged.
+    """
+    require_place(path)
+    require_matplotlib()
+    where = None if receivers is None else read_receivers(receivers)
+    opened = open_set(store, version)
+    progress = progress or Silent()
+    describe_set(opened, show(store, opened.version, progress), progress, where).save(path)
+
+
+def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, receivers: Receivers | None = None) -> Page:
+    """The report.
+
+    Args:
+        opened: the set.
+        shown: `overview.show` of it.
+        progress: where to report.
+        receivers: where they stand; `None` when nobody said.
+    """
+    rows = LabelledRows.read(opened)
+    parts: list[Callable[[], Sequence[Section]]] = [
+        lambda: [Section("What it is", tuple(_identity(opened, shown))), *_warnings(shown)],
+        lambda: [Section("Map", tuple(set_pictures.positions(rows, receivers)))],
+        lambda: set_pictures.sampled(opened, rows),
+        lambda: [Section("Mean and standard deviation by band", tuple(set_pictures.statistics(opened)))],
+        lambda: [Section("SNR and frequency", tuple(set_pictures.labels(rows)))],
+        lambda: [Section("Receivers", tuple(set_pictures.receivers(rows)))],
+        lambda: [Section("Rejected captures", tuple(_rejected(shown))), Section("Builds", tuple(_builds(opened)))],
+    ]
+    progress.start("draw", len(parts), "sections")
+    sections: list[Section] = []
+    for part in parts:
+        sections += part()
+        progress.advance(1)
+    names = f" ({', '.join(shown['names'])})" if shown["names"] else ""
+    created = shown["created"][:19].replace("T", " ")
+    return Page(
+        title=f"Feature set {opened.version}{names}",
+        lead=(shown["url"], f"Built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}."),
+        cards=tuple(_cards(opened, shown)),
+        sections=tuple(sections),
+    )
+
+
+def _cards(opened: FeatureSet, shown: dict[str, Any]) -> list[Card]:
+    counts, sessions, rejected = shown["counts"], shown["sessions"], sum(shown["counts"]["rejected"].values())
+    share = f"{rejected / counts['captures']:.1%} of captures" if counts["captures"] else ""
+    n_bytes = 2 * int(np.prod(opened.spec.tensor_shape)) * counts["rows"]
+    return [
+        Card("rows", f"{counts['rows']:,}", f"of {counts['captures']:,} captures"),
+        Card("sessions", f"{sum(sessions.values()):,}", f"{len(shown['receivers']):,} receivers"),
+        *(Card(name, f"{counts[name]:,}", f"rows of {sessions[name]:,} sessions") for name in SPLITS),
+        Card("rejected", f"{rejected:,}", share),
+        Card("a tensor", "×".join(map(str, opened.spec.tensor_shape)), f"float16, {n_bytes / 1e6:,.1f} MB in all"),
+    ]
+
+
+def _identity(opened: FeatureSet, shown: dict[str, Any]) -> list[Html]:
+    spec, basis = opened.spec, opened.basis
+    step_ms, span_ms = (1e3 * samples / spec.sample_rate_hz for samples in (spec.hop_length, spec.span))
+    kind = f"{spec.n_mfcc} cepstral coefficients" if spec.n_mfcc else f"{spec.n_mels} mel bands"
+    parameters = [(name, _plain(value), SPEC_MEANING.get(name, "")) for name, value in shown["spec"].items()]
+    split = [(name, _plain(value)) for name, value in shown["split"].items() if value is not None]
+    sizes = [f"{ref['rows']:,}" for ref in shown["segments"]]
+    parts = [
+        ("spec", shown["spec_id"]),
+        ("basis", f"{shown['basis']}, from {basis.rows:,} train rows, fitted {basis.created[:19].replace('T', ' ')} UTC"),
+        ("segments", f"{len(sizes):,}, of {shorten(sizes)} rows"),
+        ("catalog query", str(shown["snapshot"].get("query"))),
+        ("built by", ", ".join(f"{name} {version}" for name, version in shown["software"].items())),
+    ]
+    return [
+        paragraph(
+            f"Each row is a tensor of the channels I, Q and magnitude, {kind} and {spec.n_frames} frames: {span_ms:.1f} ms, "
+            f"a frame every {step_ms:.2f} ms, up to {spec.f_max / 1e3:g} kHz from the centre frequency."
+        ),
+        beside(
+            table("Parameters of the tensors (spec)", ("parameter", "value", "meaning"), parameters, text=(0, 2)),
+            table("Split", ("parameter", "value"), split),
+        ),
+        table("Where it comes from", ("what", "value"), parts, text=(0,), long=(1,)),
+    ]
+
+
+def _warnings(shown: dict[str, Any]) -> list[Section]:
+    """What an audit of the set found, if it did."""
+    found = [f"{warning['level']} ({warning['kind']}): {warning['message']}." for warning in shown["warnings"]]
+    return [Section("Warnings", tuple(paragraph(line, "warning") for line in found))] if found else []
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rejected(shown: dict[str, Any]) -> list[Html]:
+    counts, entries = shown["counts"], shown["rejected_captures"]
+    if not counts["rejected"]:
+        return [paragraph(f"None of {counts['captures']:,} captures was rejected.")]
+    by_reason = [(reason, f"{n:,}", f"{n / counts['captures']:.2%}") for reason, n in counts["rejected"].items()]
+    examples = [
+        (reason, str(entry["capture_id"]), entry["detail"], entry["iq_key"])
+        for reason in counts["rejected"]
+        for entry in [entry for entry in entries if entry["reason"] == reason][:EXAMPLES_PER_REASON]
+    ]
+    return [
+        table("Captures by reason", ("reason", "captures", "of all"), by_reason),
+        table(
+            f"Examples, at most {EXAMPLES_PER_REASON} of each reason",
+            ("reason", "capture", "detail", "object"),
+            examples,
+            text=(0,),
+            long=(2, 3),
+        ),
+    ]
+
+
+def _builds(opened: FeatureSet) -> list[Html]:
+    history = read_history(opened)
+    rows = []
+    for manifest in history.builds:
+        counts, rate = manifest.counts, rows_per_s(manifest)
+        numbers = [f"{counts[name]:,}" for name in ("captures", "rows", "computed", "reused")]
+        speed = "" if rate is None else f"{rate:,.1f}"
+        rows.append((manifest.version, manifest.created[:19].replace("T", " "), *numbers, f"{manifest.seconds:,.1f}", speed))
+    header = ("feature set", "built (UTC)", "captures", "rows", "computed", "reused", "seconds", "rows/s")
+    about = paragraph(f"This build and those before it; {history.ends}. Rows/s: rows computed in a second of the whole build.")
+    builds = table("Builds, newest first", header, rows, text=(0, 1))
+    if len(rows) == 1:
+        return [about, builds]
+    legend = (Key("blue", "computed"), Key("muted", "reused"))
+    picture = figure("Rows, and how many a second were computed", draw_builds(history), "Oldest first.", legend)
+    return [about, beside(picture, builds)]

@@ -1,0 +1,102 @@
+"""Connections to S3: credentials, region and endpoint come from where boto3 finds them, requests are made by obstore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.exceptions import BotoCoreError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.store import LocalStore, S3Store
+
+from featurestore.errors import UsageError, first_line
+from featurestore.objects.location import Location
+from featurestore.objects.patience import FIRST_WAIT_S, LONGEST_WAIT_S, Patience
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+Store = LocalStore | S3Store
+
+
+@dataclass(frozen=True)
+class Connections:
+    """One location, connected in three ways.
+
+    obstore gives up too early where it matters (a `create` whose answer is lost, an answer that breaks off), and does not
+    say what it tried; so `Objects` tries again itself, and has obstore do so only inside of operations of many requests.
+
+    Attributes:
+        reading: each request once; broken off when the server is silent.
+        writing: each request once; a server is silent while a large object is sent to it.
+        patient: obstore tries again by itself.
+    """
+
+    reading: Store
+    writing: Store
+    patient: Store
+
+
+def connect(location: Location, patience: Patience) -> Connections:
+    """Connect to an `s3://` location; the first request is made later.
+
+    Raises:
+        UsageError: when there are no credentials, or the settings are not usable.
+    """
+    try:
+        session = boto3.Session()
+        client = session.client("s3")  # knows the endpoint and the region from environment, profile and defaults alike
+    except (ValueError, BotoCoreError) as error:
+        # Only the endpoint is not valid as a ValueError, which quotes it, with all that it holds.
+        reason = first_line(error) if isinstance(error, BotoCoreError) else "the endpoint is no URL"
+        raise UsageError(
+            f"S3 for {location} is not set up ({reason}); correct AWS_ENDPOINT_URL (as http://HOST:PORT), AWS_PROFILE "
+            "and AWS_REGION"
+        ) from error
+    endpoint, region = client.meta.endpoint_url, client.meta.region_name
+    is_aws = ".amazonaws.com" in endpoint
+    parts = urlsplit(location.url)
+    try:
+        credentials = Boto3CredentialProvider(session)
+    except ValueError as error:
+        raise UsageError(
+            f"no S3 credentials for {location} were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
+
+    def store(retries: RetryConfig, silence_s: float) -> S3Store:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            config={
+                "region": "us-east-1" if region in (None, "aws-global") else region,
+                "virtual_hosted_style_request": is_aws,
+                **({} if is_aws else {"endpoint": endpoint}),
+            },
+            client_options={
+                "allow_http": endpoint.startswith("http://"),
+                "connect_timeout": timedelta(seconds=patience.connect_s),
+                "timeout": timedelta(seconds=patience.request_s),
+                "read_timeout": timedelta(seconds=silence_s),  # also runs while a body is sent
+            },
+            retry_config=retries,
+            credential_provider=credentials,
+        )
+
+    once: RetryConfig = {"max_retries": 0}
+    again: RetryConfig = {
+        "max_retries": 12,
+        "retry_timeout": timedelta(seconds=patience.total_s),
+        "backoff": {
+            "init_backoff": timedelta(seconds=FIRST_WAIT_S),
+            "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
+            "base": 2,
+        },
+    }
+    return Connections(
+        reading=store(once, patience.silence_s),
+        writing=store(once, patience.request_s),
+        patient=store(again, patience.request_s),
+    )

@@ -1,0 +1,179 @@
+"""One capture's bytes → the samples of its windows, or the reason why there are none.
+
+Nothing of an object is believed: its header is parsed from a bounded number of bytes, and what it promises is compared with
+the object's size before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import ShortObjectError
+from featurestore.objects.objects import Objects, ReadBytes
+from featurestore.source.npy_header import HEADER_LIMIT_BYTES, HeaderError, brief, header_bytes, parse_npy_header
+from featurestore.tensor.rejection import Reason, Rejection
+from featurestore.tensor.spec import FeatureSpec
+
+HEADER_GUESS_BYTES = 128
+"""What numpy writes for a 1-D array; a longer header costs one more request."""
+
+DTYPES = (np.dtype(np.complex64), np.dtype(np.complex128))
+
+Samples = npt.NDArray[np.complexfloating]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an .npy header says of a capture: type of its samples, how many there are, and at which byte they begin."""
+
+    dtype: np.dtype[np.complexfloating]
+    n_samples: int
+    offset: int
+
+    def byte_range(self, start: int, span: int) -> tuple[int, int]:
+        """Where the samples `[start, start + span)` are in the object."""
+        begin = self.offset + start * self.dtype.itemsize
+        return begin, begin + span * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class CaptureRead:
+    """What reading some windows of a capture gave: samples or a rejection for each, and the bytes it took."""
+
+    windows: list[Samples | Rejection]
+    n_bytes: int
+
+
+class CaptureReader:
+    """Reads just the samples that the windows of a spec need. May be used by several threads."""
+
+    def __init__(self, objects: Objects, spec: FeatureSpec) -> None:
+        self._objects = objects
+        self._spec = spec
+        # Captures of one size mostly have one layout. Asking for header and windows at once saves a round trip; the header
+        # is compared nevertheless, and a wrong guess only costs the request.
+        self._likely: dict[int, tuple[bytes, Layout]] = {}
+
+    def read(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+        """The samples of some windows of one capture.
+
+        Args:
+            key: its object key.
+            size_bytes: its size, as listed.
+            windows: numbers of windows, from 0 to `windows_per_capture` - 1.
+
+        Returns:
+            For each window `span` samples with full scale 1, or why the capture or the window is rejected. Samples may
+            be NaN or infinite: every one of them shows in the tensor, where it is cheaper to find (see `not_finite`).
+
+        Raises:
+            StoreError: when the object store refuses.
+            ServiceUnavailableError: when it stays away.
+        """
+        try:
+            guess = self._read_likely(key, size_bytes, windows)
+            if guess is not None:
+                return guess
+            return self._read_header_first(key, size_bytes, windows)
+        except FileNotFoundError:
+            gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
+            return CaptureRead([gone] * len(windows), 0)
+        except ShortObjectError:
+            shorter = Rejection(Reason.UNREADABLE, f"became shorter than the {size_bytes} bytes that were listed")
+            return CaptureRead([shorter] * len(windows), 0)
+
+    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
+        likely = self._likely.get(size_bytes)
+        if likely is None:
+            return None
+        header, layout = likely
+        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows)])
+        if memoryview(buffers[0]) != header:
+            del self._likely[size_bytes]
+            return None
+        return CaptureRead([_window(buffer, layout) for buffer in buffers[1:]], n_bytes)
+
+    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+        n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
+        head = bytes(memoryview(self._get(key, [(0, n_bytes)])[0][0])) if n_bytes else b""
+        wanted = header_bytes(head)
+        if n_bytes < wanted <= min(size_bytes, HEADER_LIMIT_BYTES):
+            rest, more = self._get(key, [(n_bytes, wanted)])
+            head += memoryview(rest[0])
+            n_bytes += more
+        header = head[:wanted]
+        layout = parse_header(header, size_bytes, self._spec.span)
+        if isinstance(layout, Rejection):
+            return CaptureRead([layout] * len(windows), n_bytes)
+        self._likely[size_bytes] = header, layout
+        buffers, more = self._get(key, self._ranges(layout, windows))
+        return CaptureRead([_window(buffer, layout) for buffer in buffers], n_bytes + more)
+
+    def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
+        starts = self._spec.starts(layout.n_samples)
+        return [layout.byte_range(starts[window], self._spec.span) for window in windows]
+
+    def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[ReadBytes], int]:
+        buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])
+        n_bytes = sum(end - begin for begin, end in ranges)
+        if sum(map(len, buffers)) != n_bytes:  # a range that only begins in the object is cut off at its end
+            raise ShortObjectError(key)
+        return buffers, n_bytes
+
+
+def _window(buffer: ReadBytes, layout: Layout) -> Samples | Rejection:
+    return check_samples(np.frombuffer(memoryview(buffer), layout.dtype))
+
+
+def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejection:
+    """The layout that an .npy header describes.
+
+    Args:
+        header: the object's first bytes, all of the header.
+        size_bytes: size of the whole object.
+        span: samples that one window needs.
+
+    Returns:
+        The layout, or why a capture with this header is rejected.
+    """
+    try:
+        found = parse_npy_header(header)
+    except HeaderError as error:
+        return Rejection(Reason.UNREADABLE, str(error))
+    dtype, shape = found.dtype, found.shape
+    if dtype.hasobject:
+        return Rejection(Reason.UNREADABLE, "holds pickled Python objects; wanted complex64 or complex128")
+    if dtype.newbyteorder("=") not in DTYPES:
+        return Rejection(Reason.WRONG_DTYPE, f"holds {brief(dtype)}; wanted complex64 or complex128")
+    if len(shape) != 1:
+        return Rejection(Reason.WRONG_SHAPE, f"has shape {brief(shape)}; wanted one dimension")
+    n_samples, there = shape[0], (size_bytes - found.n_bytes) // dtype.itemsize
+    if not 0 <= n_samples <= there:
+        return Rejection(
+            Reason.UNREADABLE, f"is truncated: {size_bytes} bytes, for {there} samples; its header promises {brief(n_samples)}"
+        )
+    if n_samples < span:
+        return Rejection(Reason.TOO_SHORT, f"has {n_samples} samples; one window needs {span}")
+    return Layout(dtype, n_samples, found.n_bytes)
+
+
+def check_samples(z: Samples) -> Samples | Rejection:
+    """The samples of one window, unless they are all the same."""
+    if z[0] == z[-1] and z[0] == z[len(z) // 2] and (z == z[0]).all():
+        if not np.isfinite(z[0]):
+            return not_finite(z)
+        return Rejection(Reason.SILENT, f"every sample of the window is {complex(z[0]):.6g}")
+    return z
+
+
+def not_finite(z: Samples) -> Rejection:
+    """Why a tensor of these samples is not finite: the samples are not, or their levels do not fit float32."""
+    bad = np.flatnonzero(~np.isfinite(z))
+    if len(bad):
+        return Rejection(Reason.NON_FINITE, f"{len(bad)} of {len(z)} samples of the window are NaN or infinite")
+    peak = float(np.abs(z.view(z.real.dtype)).max())
+    return Rejection(Reason.NON_FINITE, f"peak {peak:.3g} overflows float32; full scale is 1")

@@ -1,0 +1,220 @@
+"""Evaluate: a checkpoint on a split of a feature set → metrics, baselines beside them, predictions and plots."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featurestore.errors import StoreError, UsageError
+from featurestore.page import page
+from featurestore.progress import Progress, Silent
+from featurestore.source.receivers import read_receivers
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.sets import read_manifest
+from featurestore.store.split import Split, count_splits
+from trainer.evaluate import plots
+from trainer.evaluate.baselines import Baseline, mean_baseline, nearest_baseline
+from trainer.evaluate.evaluation import Evaluation
+from trainer.evaluate.metrics import Int64, Predictions, measure
+from trainer.evaluate.page import describe_evaluation
+from trainer.evaluate.predictions import columns, require_directory, require_format, whole_file, write_predictions
+from trainer.network.checkpoints import Checkpoint, read_checkpoint
+from trainer.network.geometry import Float64
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.source import StreamOptions
+
+SPLITS = ("train", "val", "test")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to evaluate on what, and where the results go.
+
+    Attributes:
+        checkpoint: a file, or `s3://…/NAME.ckpt`.
+        store: of the feature set.
+        version: of the feature set, or a tag; `None` is the one that the network was trained on.
+        split: train, val or test.
+        batch_size: rows at a time.
+        threads: that fetch chunks.
+        k: neighbours of the baseline; 0 leaves it out.
+        out: directory for plots and `metrics.json`.
+        predictions: file for one row per prediction, `.parquet` or `.csv`.
+        html: file for the report.
+        tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
+        receivers: CSV of where receivers stand, for maps and for errors by distance: a file or `s3://…`.
+        device: auto takes a GPU when there is one.
+
+    Raises:
+        UsageError: when a value is impossible.
+    """
+
+    checkpoint: str
+    store: str
+    version: str | None = None
+    split: str = "val"
+    batch_size: int = 256
+    threads: int = 4
+    k: int = 5
+    out: Path | None = None
+    predictions: Path | None = None
+    html: Path | None = None
+    tracking_uri: str | None = None
+    receivers: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in (("split", SPLITS), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}")
+        for name, least in (("batch_size", 1), ("threads", 1), ("k", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; wanted {least} or more")
+        if self.predictions is not None:
+            require_format(self.predictions)
+
+
+def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation:
+    """Run a network over a split, every row of it, and measure.
+
+    Args:
+        request: what, on what, and where to.
+        progress: is told how far it is.
+
+    Raises:
+        UsageError: when checkpoint, set, split or an output cannot be used, or do not fit each other.
+        DataQualityError: when the network's outputs are no numbers.
+        StoreError: when the set is damaged.
+        ServiceUnavailableError: when the store does not answer.
+    """
+    began, progress = time.monotonic(), progress or Silent()
+    receivers = None if request.receivers is None else read_receivers(request.receivers)
+    checkpoint = read_checkpoint(request.checkpoint)
+    feature_set = checkpoint.open_features(request.store, request.version)
+    _require_rows(feature_set, request)
+    _require_outputs(request)
+    device = _device(request.device)
+    row, outputs = _run(checkpoint, feature_set, request, device, progress)
+    labels, region = feature_set.labels, checkpoint.region
+    websdr_id = feature_set.fact("websdr_id")[row]
+    predictions = Predictions.from_outputs(region, outputs, labels.position[row], websdr_id, labels.snr_db[row])
+    baselines, notes = _baselines(feature_set, request, progress)
+    found = Evaluation(
+        checkpoint=checkpoint,
+        version=feature_set.version,
+        split=request.split,
+        row=row,
+        predictions=predictions,
+        metrics=measure(predictions, region.half_extent_m),
+        baselines=baselines,
+        notes=(*_maybe_trained_on(feature_set, checkpoint, request.split), *notes),
+        receivers=receivers,
+        device=device.type,
+        seconds=round(time.monotonic() - began, 3),
+    )
+    return replace(found, files=tuple(_write(found, feature_set, request)))
+
+
+def _require_rows(feature_set: FeatureSet, request: EvaluateRequest) -> None:
+    counts = count_splits(feature_set.labels.split)
+    if not counts[request.split]:
+        filled = ", ".join(f"{name} ({count:,})" for name, count in counts.items() if count)
+        raise UsageError(
+            f"the {request.split} split of {feature_set.url} has no rows; evaluate on one that has: "
+            f"{filled or 'none of this set has'}"
+        )
+    if 0 < counts["train"] < request.k and request.split != "train":
+        raise UsageError(
+            f"k is {request.k}, but {feature_set.url} has {counts['train']} train rows; give a --k up to that, or 0 for none"
+        )
+
+
+def _require_outputs(request: EvaluateRequest) -> None:
+    if request.predictions is not None:
+        require_directory(request.predictions.parent)
+    if request.out is not None:
+        require_directory(request.out)
+        plots.require_matplotlib()
+    if request.html is not None:
+        page.require_place(request.html)
+        plots.require_matplotlib()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is 'cuda', and torch finds no GPU; take 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _run(
+    checkpoint: Checkpoint, feature_set: FeatureSet, request: EvaluateRequest, device: torch.device, progress: Progress
+) -> tuple[Int64, Float64]:
+    """Index in the set, (n,), and the network's outputs, (n, 4), of all rows of the split."""
+    net = checkpoint.network().to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    split = Split[request.split.upper()]
+    stream = StreamOptions(threads=request.threads, cache="off")
+    data = FeatureStream(feature_set, DataOptions(request.batch_size), stream, device=device)
+    progress.start(f"evaluate {request.split}", data.order(split).table.n_rows, "rows")
+    row, outputs = [], []
+    try:
+        with torch.inference_mode():
+            for batch in data.evaluate(split):
+                features = batch.features.float().contiguous(memory_format=torch.channels_last)  # (row, 3, band, frame)
+                outputs.append(net(features).double().cpu().numpy())
+                row.append(batch.row.cpu().numpy())
+                progress.advance(len(batch), batch.features.nbytes)
+    finally:
+        data.close()
+    return np.concatenate(row), np.concatenate(outputs)
+
+
+def _baselines(feature_set: FeatureSet, request: EvaluateRequest, progress: Progress) -> tuple[dict[str, Baseline], list[str]]:
+    """What the set and the split allow, and why something is missing."""
+    if not count_splits(feature_set.labels.split)["train"]:
+        return {}, [f"no baselines: feature set {feature_set.version} has no train rows"]
+    found, notes, split = {}, [], Split[request.split.upper()]
+    if split is Split.TRAIN and request.k:
+        notes.append(f"{request.k} nearest: left out, as each row of the train split is its own nearest")
+    elif request.k:
+        found["k_nearest"] = nearest_baseline(feature_set, split, request.k, request.threads, progress)
+    found["predict_the_mean"] = mean_baseline(feature_set, split)
+    return found, notes + [note for baseline in found.values() for note in baseline.notes]
+
+
+def _maybe_trained_on(feature_set: FeatureSet, checkpoint: Checkpoint, split: str) -> Iterator[str]:
+    """Whether the network may know rows that it is evaluated on: errors look smaller then than they are."""
+    trained_on = checkpoint.features.version
+    if split == "train":
+        yield "these are rows of a train split: the network may have been trained on them"
+    elif feature_set.version != trained_on:
+        try:
+            same_split = read_manifest(feature_set.objects, trained_on).split == feature_set.manifest.split
+        except (UsageError, StoreError):
+            yield f"feature set {trained_on} is not here: it is not known which of these rows the network was trained on"
+        else:
+            if not same_split:
+                yield f"feature set {trained_on} is split otherwise: the network may have been trained on some of these rows"
+
+
+def _write(found: Evaluation, feature_set: FeatureSet, request: EvaluateRequest) -> Iterator[Path]:
+    if request.predictions is not None:
+        about = {"checkpoint": found.checkpoint.sha256, "version": found.version, "split": found.split}
+        write_predictions(request.predictions, columns(feature_set, found.row, found.predictions), about)
+        yield request.predictions
+    if request.out is not None:
+        yield from plots.draw(found.picture(), request.out)
+        metrics = request.out / "metrics.json"
+        with whole_file(metrics) as file:
+            file.write((json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
+        yield metrics
+    if request.html is not None:
+        describe_evaluation(found, feature_set, request.tracking_uri).save(request.html)
+        yield request.html
