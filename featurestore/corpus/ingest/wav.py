@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.corpus.ingest.gps_time import named_time
 from featurestore.corpus.ingest.kiwi import STAMP_BYTES, GpsClock, measure_rate, parse_stamps
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.errors import DataQualityError
@@ -78,7 +79,17 @@ def read_wav(path: Path) -> Recording:
     stored = split_components(_join(file, contents.data, frame_bytes), number)
     clock = _clock(file, contents, frame_bytes, rate_hz)
     notes = (*clock.notes, *_damage(contents.data, frame_bytes))
-    return Recording(stored, number, rate_hz, clock.rate_hz, notes=notes)
+    return Recording(
+        stored,
+        number,
+        rate_hz,
+        clock.rate_hz,
+        timestamp=None if clock.start_s is None else named_time(path),
+        gps_start_s=clock.start_s,
+        time_sigma_s=clock.sigma_s,
+        steps=clock.steps,
+        notes=notes,
+    )
 
 
 def _gather(file: npt.NDArray[np.uint8]) -> _Contents:
