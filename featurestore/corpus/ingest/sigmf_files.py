@@ -102,8 +102,8 @@ def _build(meta: dict[str, Any], data_path: Path, start: int, n_bytes: int, note
 def _start_time_ns(first: dict[str, Any], header: dict[str, Any]) -> int | None:
     """Time of sample 0: the metadata dates the first sample of a segment, and the first segment may begin later."""
     stated, rate_hz = first.get("core:datetime"), _number_or_none(header.get("core:sample_rate"))
-    before, sample = first.get("core:sample_start", 0), _time(stated)
-    if sample is None or not isinstance(before, int) or not (before == 0 or (rate_hz or 0) > 0):
+    before = first.get("core:sample_start", 0)
+    if _time(stated) is None or not isinstance(before, int) or not (before == 0 or (rate_hz or 0) > 0):
         return None
     return parse_time_ns(str(stated)) - (round(Fraction(before) / Fraction(rate_hz) * NS) if before and rate_hz else 0)
 
