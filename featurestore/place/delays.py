@@ -4,11 +4,11 @@ A pair of receivers a, b at distances d measures (d_a − d_b)/c + e_a − e_b +
 and noise n of the correlation. The density of that is normal; and, since a peak can be the wrong one, with a small probability
 uniform over the lags searched. So no peak, however wrong, excludes a place.
 
-Pairs that share a receiver share its error. Their log likelihoods are therefore not added as they are, but each to the power
-κ_ab = (w_a + w_b) / Σw, w = 1/variance of a receiver. For normal errors that is exact, since
-Σ_{a<b} w_a·w_b·(e_a − e_b)² / Σw = Σ_a w_a·(e_a − ē)²: all pairs together count as what r receivers know of one unknown time of
-emission, r − 1 differences, and not as r·(r − 1)/2. (It is a composite likelihood; Varin, Reid and Firth, Statistica Sinica 21,
-2011.) Where noise of the correlation prevails, which pairs do not share, it is cautious.
+Pairs that share a receiver share its error. So their log densities are not added as they are: each normal is to the power
+κ_ab = (w_a + w_b) / Σw, w = 1/variance of a receiver, which is to say that its variance is divided by κ. For normal errors that
+is exact, since Σ_{a<b} w_a·w_b·(e_a − e_b)² / Σw = Σ_a w_a·(e_a − ē)²: all pairs together count as what r receivers know of one
+unknown time of emission, r − 1 differences, and not as r·(r − 1)/2. (It is a composite likelihood; Varin, Reid and Firth,
+Statistica Sinica 21, 2011.) Where noise of the correlation prevails, which pairs do not share, it is cautious.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Delays:
 
     @property
     def powers(self) -> Float64:
-        """(p,) κ: how much each pair's log likelihood counts."""
+        """(p,) κ: how much each pair counts."""
         if not len(self):
             return np.zeros(0)
         weight = 1 / receiver_variances_s2(self.a, self.b, self.variance_s2, len(self.receiver_sigma_s))
@@ -133,12 +133,11 @@ def log_likelihood(delays: Delays, views: Views) -> Float64:
     for pair, (a, b) in enumerate(zip(delays.a.tolist(), delays.b.tolist(), strict=True)):
         expected = (views.distance_m[a] - views.distance_m[b]) / SPEED_OF_LIGHT_M_PER_S
         slope2 = (2 - 2 * np.cos(views.azimuth[a] - views.azimuth[b])) / SPEED_OF_LIGHT_M_PER_S**2
-        variance = delays.variance_s2[pair] + slope2 * views.grid.cell_m**2 / 4
+        variance = (delays.variance_s2[pair] + slope2 * views.grid.cell_m**2 / 4) / delays.powers[pair]
         wrong = max(float(delays.wrong[pair]), LEAST_WRONG)
         normal = -0.5 * (delays.delay_s[pair] - expected) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
         with np.errstate(divide="ignore"):  # a peak that is wrong for certain
-            density = np.logaddexp(np.log1p(-wrong) + normal, math.log(wrong / (2 * lag_s)))
-        total += delays.powers[pair] * density
+            total += np.logaddexp(np.log1p(-wrong) + normal, math.log(wrong / (2 * lag_s)))
     return total.reshape(views.grid.shape)
 
 

@@ -12,7 +12,7 @@ from featurestore.place.posterior import Posterior
 
 Float64 = npt.NDArray[np.float64]
 
-HELD = 0.9999
+HELD = 0.999
 """A finer grid holds that much of the coarser one's mass."""
 CELLS = 160
 """Along the longer side of a grid."""
