@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
+
+import numpy as np
 
 from featurestore.build.plan import Plan, SegmentUse, make_plan
 from featurestore.build.publish import BuildReport, Outcome, publish, version_id
@@ -13,16 +17,21 @@ from featurestore.build.stages import TensorBuild, needs_fit
 from featurestore.cluster import open_runner
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
 from featurestore.objects.objects import Location, Objects, open_objects
+from featurestore.objects.together import at_once, check_all
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.listing import RawListing
+from featurestore.source.receivers import Receivers, read_receivers
+from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
-from featurestore.store.segments import Rejected as RejectedRows
 from featurestore.store.segments import read_holdings
 from featurestore.tensor.mel import taper
+from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
+
+SHOWN_RECEIVERS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class BuildRequest:
         tag: name to give the set.
         workers: processes on this machine; 0 works in this process, `None` decides by the amount of work.
         scheduler: address of a Dask scheduler to use instead.
+        receivers: CSV of where receivers stand, before what the catalog says: a file or `s3://…`.
     """
 
     catalog: str = field(repr=False)  # it may hold a password
@@ -56,6 +66,7 @@ class BuildRequest:
     tag: str | None = None
     workers: int | None = None
     scheduler: str | None = None
+    receivers: str | None = None
 
 
 def build(request: BuildRequest, progress: Progress) -> BuildReport:
@@ -73,23 +84,25 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     began = time.monotonic()
     if request.tag is not None:
         sets.check_tag(request.tag)
-    plan = prepare(request, progress)
+    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
+    plan = prepare(request, raw, objects, progress)
     quality = Quality(plan, request.max_rejected_fraction)
     quality.check()
     require_usable(plan)
-    objects = open_objects(request.store.url)
-    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
-    sets.write_spec(objects, plan.spec)
-    work = TensorBuild(plan, request.raw.url, objects, progress)
+    latest_before = partial(sets.read_pointer, objects, f"{sets.LATEST}.json")
+    latest, (work, kept) = at_once(objects, latest_before, partial(_open, request, plan, objects, progress))
     for batch in work.batches:
         quality.add(batch.use, batch.rejected)
     try:
-        basis = _make_tensors(request, plan, work, quality, progress)
+        basis = _make_tensors(request, work, kept, quality, progress)
+        version = version_id(plan, basis.id)
+        _, up_to_date, parent = at_once(
+            objects, partial(work.complete, basis), partial(sets.has_set, objects, version), latest_before
+        )
     except StoreError:
         require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
         raise
-    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
-    up_to_date = sets.has_set(objects, outcome.version)
+    outcome = Outcome(plan, work, quality, basis, version, parent, began)
     if not up_to_date:
         publish(objects, outcome)
     _point_latest(objects, outcome, latest, progress)
@@ -103,17 +116,33 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     return outcome.report(request.store, up_to_date=up_to_date)
 
 
-def prepare(request: BuildRequest, progress: Progress) -> Plan:
+def _open(request: BuildRequest, plan: Plan, objects: Objects, progress: Progress) -> tuple[TensorBuild, Basis | None]:
+    """The segments of a plan as they are in the store, and the basis that builds keep; `spec.json` is there, or will be."""
+    work, basis, _ = at_once(
+        objects,
+        lambda: TensorBuild(plan, request.raw.url, objects, progress),
+        lambda: current_basis(objects, plan.spec.id),
+        lambda: None if plan.to_compute else sets.write_spec(objects, plan.spec),  # segments that begin bring it
+    )
+    return work, basis
+
+
+def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Progress) -> Plan:
     """Read catalog, raw listing and what the store holds, and plan; writes nothing.
+
+    Args:
+        request: what to build.
+        raw: its raw location, open.
+        objects: its store, open.
+        progress: is told.
 
     Raises:
         DataQualityError: when no capture is approved.
     """
-    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
-    raw.check()
-    if not request.store.is_local:
-        objects.check()
-    with RawListing(raw) as listed:
+    given = None if request.receivers is None else read_receivers(request.receivers)
+    check_all([raw] if request.store.is_local else [raw, objects])
+    with RawListing(raw) as listed, ThreadPoolExecutor(1, "read holdings") as pool:
+        holdings = pool.submit(read_holdings, objects, request.spec)
         snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
         if not len(snapshot):
             raise DataQualityError(
@@ -121,8 +150,9 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
                 "or bring some in with ingest or simulate"
             )
         progress.say(f"catalog: {len(snapshot):,} approved captures")
+        snapshot = _place_receivers(snapshot, given, progress)
         listing = listed.join(snapshot, progress)
-    plan = make_plan(request.spec, request.split, snapshot, listing, read_holdings(objects, request.spec))
+    plan = make_plan(request.spec, request.split, snapshot, listing, holdings.result())
     if plan.rows_to_compute:
         taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
     progress.say(
@@ -132,8 +162,22 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
     return plan
 
 
-def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality: Quality, progress: Progress) -> Basis:
-    basis = current_basis(open_objects(request.store.url), plan.spec.id)
+def _place_receivers(snapshot: Snapshot, given: Receivers | None, progress: Progress) -> Snapshot:
+    """Let a table that was given come before the catalog's, and say which receivers neither knows."""
+    if given is not None:
+        given = given.select(snapshot.websdr_id)
+        snapshot = replace(snapshot, receivers=given if snapshot.receivers is None else given.or_else(snapshot.receivers))
+    if snapshot.receivers is not None:
+        heard = np.unique(snapshot.websdr_id)
+        lacking = np.setdiff1d(heard, snapshot.receivers.websdr_id).tolist()
+        unknown = f"; not known: {', '.join(map(str, lacking[:SHOWN_RECEIVERS]))}" if lacking else ""
+        more = ", …" if len(lacking) > SHOWN_RECEIVERS else ""
+        progress.say(f"receivers: {len(snapshot.receivers):,} of {len(heard):,} known by their place{unknown}{more}")
+    return snapshot
+
+
+def _make_tensors(request: BuildRequest, work: TensorBuild, basis: Basis | None, quality: Quality, progress: Progress) -> Basis:
+    """Compute, fit where need be, normalize; `basis` is that which builds keep."""
     # Computing can only find fewer rows than planned: a basis that does for all of them does for those that are left.
     planned_rows = work.train_rows()
     at_once = None if needs_fit(request.refit, basis, planned_rows) else basis
@@ -148,7 +192,7 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     with open_runner(request.workers, request.scheduler, progress, n_tasks) as runner:
         work.compute(runner, at_once, on_part)
         train_rows = work.train_rows()
-        basis = basis or current_basis(open_objects(request.store.url), plan.spec.id)  # another build may have been faster
+        basis = basis or work.current_basis()  # another build may have been faster
         if basis is None or needs_fit(request.refit, basis, train_rows):
             require_train_rows(train_rows)
             fitted = work.fit(runner)
@@ -156,7 +200,6 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
                 progress.say(f"new basis {fitted.id} from {train_rows:,} train rows; {basis.id} came from {basis.rows:,}")
             basis = fitted
         work.normalize(runner, basis)
-    work.complete(basis)
     return basis
 
 

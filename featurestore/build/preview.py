@@ -19,6 +19,7 @@ from featurestore.progress import Progress, format_seconds
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.manifest import Manifest
+from featurestore.store.set_receivers import RECEIVERS, receivers_id
 from featurestore.tensor.rejection import Reason
 
 SHOWN_LENGTH = 60
@@ -106,8 +107,8 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     began = time.monotonic()
     if request.tag is not None:
         sets.check_tag(request.tag)
-    plan = prepare(request, progress)
-    objects = open_objects(request.store.url)
+    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
+    plan = prepare(request, raw, objects, progress)
     work = TensorBuild(plan, request.raw.url, objects, progress)
     quality = Quality(plan, request.max_rejected_fraction)
     for batch in work.batches:
@@ -123,7 +124,7 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     parent = None if latest is None else sets.read_manifest(objects, latest)
     by_listing = Counter(Reason(code).label for code in plan.capture_reason[plan.capture_reason != Reason.VALID].tolist())
-    to_do = count_work(objects, open_objects(request.raw.url), plan, work, kept)
+    to_do = count_work(objects, raw, plan, work, kept)
     rates = known_rates(objects, parent)
     seconds, rate_from = estimate_seconds(rates, to_do.to_compute, to_do.rows_to_normalize, time.monotonic() - began)
     return Preview(
@@ -159,11 +160,13 @@ def _changes(objects: Objects, plan: Plan, parent: Manifest) -> dict[str, list[A
         **sets.read_spec(objects, parent.spec).to_json(),
         **{f"split_{name}": value for name, value in parent.split.items()},
         "query": parent.snapshot["query"],
+        RECEIVERS: parent.snapshot.get(RECEIVERS),
     }
     now = {
         **plan.spec.to_json(),
         **{f"split_{name}": value for name, value in plan.split.to_json().items()},
         "query": plan.snapshot.query,
+        RECEIVERS: receivers_id(plan.snapshot.receivers),
     }
     return {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
 

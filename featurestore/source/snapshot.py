@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from featurestore.source.receivers import Receivers
 
 NO_TIMESTAMP = np.iinfo(np.int64).min
 """Timestamp of a capture that has none; the same bits as numpy's NaT."""
@@ -21,6 +25,7 @@ class Snapshot:
     """Every approved capture at one moment, as columns of equal length n, ordered by `capture_id`.
 
     `custom_keys` holds the object keys of just those captures whose key is not the usual one (see `default_key`), by index.
+    `receivers` says where those receivers stand that the captures name; `None` where nobody said.
     """
 
     capture_id: npt.NDArray[np.int64]
@@ -33,6 +38,7 @@ class Snapshot:
     timestamp: npt.NDArray[np.int64]  # ns since 1970 UTC
     custom_keys: dict[int, str]
     query: str
+    receivers: Receivers | None = None
 
     def __len__(self) -> int:
         return len(self.capture_id)
@@ -78,3 +84,20 @@ def format_sessions(session_id: npt.NDArray[np.uint8]) -> list[str]:
     texts[:, _DIGIT_PLACES] = digits
     joined = texts.tobytes().decode()
     return [joined[start : start + 36] for start in range(0, len(joined), 36)]
+
+
+MISSING = -1
+"""Size of a capture whose object was not listed."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the raw location says of each capture of a snapshot, in its order.
+
+    Attributes:
+        size_bytes: (n,) int64; `MISSING` where there is no object.
+        source_digest: (n, 16) uint8; zeros where there is no object.
+    """
+
+    size_bytes: npt.NDArray[np.int64]
+    source_digest: npt.NDArray[np.uint8]

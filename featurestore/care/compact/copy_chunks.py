@@ -15,7 +15,8 @@ import numpy.typing as npt
 from featurestore.build.chunk_tasks import ChunkDone, content_digest
 from featurestore.objects.objects import Objects, open_objects
 from featurestore.store.chunks import ChunkBuffer, read_chunk
-from featurestore.store.segments import Part, Rejected, Segment
+from featurestore.store.segments import Part, Segment
+from featurestore.tensor.rejection import RejectedRows
 
 CACHE_BYTES = 256 * 2**20
 """Source chunks that a process keeps for its next tasks: those of small segments have rows for almost every chunk."""
@@ -65,14 +66,14 @@ class MergeChunk:
     chunk: int
     arrays: tuple[str, ...]
     sources: tuple[Source, ...]
-    rejected: Rejected
+    rejected: RejectedRows
 
 
 def merge_chunk(task: MergeChunk) -> ChunkDone:
     """Copy the rows, write the chunk of every array, and note what was written."""
     objects, segment = open_objects(task.store_url), task.segment
     buffers = {name: ChunkBuffer(segment.layout(name)) for name in task.arrays}
-    rows = segment.logmel().rows(task.chunk)
+    rows = segment.logmel.rows(task.chunk)
     n_bytes = 0
     for source, name, found, n_read in _read_ahead(objects, task):
         buffers[name].rows[source.targets] = found[source.rows]

@@ -9,8 +9,8 @@ from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_chunk
-from featurestore.store.segments import COMPUTED, Rejected, Segment, add_features, write_marker
-from featurestore.tensor.rejection import Reason
+from featurestore.store.segments import COMPUTED, Segment, add_features, write_marker
+from featurestore.tensor.rejection import Reason, RejectedRows
 
 LOST = "unknown: it was lost with the segment's marker"
 
@@ -28,7 +28,7 @@ def repair_marker(shop: Workshop, place: Place) -> str:
             f"it would hold the checksums of chunks that are not whole ({str(error).partition(';')[0]}); "
             "delete segment.json, and build-features computes the segment again"
         ) from error
-    rejected: Rejected = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
+    rejected: RejectedRows = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
     write_marker(shop.objects, segment, crcs, rejected)
     lost = ", and why its rows are rejected, but not the details of that" if rejected else ""
     return f"written again; it holds the checksums that the chunks carry, the software of now{lost}"
@@ -63,9 +63,9 @@ def _compare(shop: Workshop, segment: Segment, reason: np.ndarray[tuple[int], np
         StoreError: when not.
     """
     for chunk in range(segment.n_chunks):
-        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel(), chunk)
-        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content(), chunk)
-        start = segment.logmel().rows(chunk).start
+        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel, chunk)
+        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content, chunk)
+        start = segment.logmel.rows(chunk).start
         for row, tensor in enumerate(logmel):
             valid = reason[start + row] == Reason.VALID
             if (content_digest(tensor) != content[row]).any() if valid else not np.isnan(tensor).all():

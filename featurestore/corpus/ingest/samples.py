@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -69,12 +70,14 @@ class Recording:
         sample_rate_hz: the rate that the header states.
         gps_rate_hz: the true rate, measured against GPS time.
         frequency_mhz: centre frequency that the header states.
-        timestamp: time of the first sample that the header states; of a KiwiSDR's, what the file's name says, to find the week.
+        timestamp: time of the first sample that the header states.
         gps_start_s: time of the first sample in seconds of the GPS week, as the stamps have it; `start_time_ns` is `None` then.
         start_time_ns: time of the first sample that the header states, Unix time in ns.
         time_sigma_s: one standard deviation of either; `None`: unknown.
         steps: where its clock jumps.
         notes: what the user should know, each a phrase.
+        origins: who says what is not in the header proper, by attribute: `{"timestamp": "its name"}`.
+        sure_utc: whether `timestamp` is UTC for certain.
     """
 
     stored: npt.NDArray[Any]
@@ -88,6 +91,8 @@ class Recording:
     time_sigma_s: float | None = None
     steps: tuple[ClockStep, ...] = ()
     notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    sure_utc: bool = True
 
     def __len__(self) -> int:
         return len(self.stored)
