@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainings_for_tests import tiny_training
 
@@ -24,6 +26,7 @@ from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.guard import adamw, clip_or_skip
 from trainer.fitting.request import Hardware
 from trainer.fitting.step_log import LOOK_EVERY, MAX_BAD_STEPS, StepLog, StepSums
+from trainer.network.model import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec
 
 WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -199,7 +202,98 @@ def test_hooks_that_do_nothing_are_left_out_and_others_stay() -> None:
     assert callable(saving.on_train_epoch_end)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # by torch itself, which uses it
+torch_warns = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+"""By torch itself, which uses it where it compiles."""
+
+
+class OneLayer(nn.Module):
+    """Compiles in seconds, and draws random numbers."""
+
+    def __init__(self, spec: NetworkSpec, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(functional.dropout(x, 0.1, self.training).mean((2, 3)))
+        return torch.cat([y[:, :2], y[:, 2:].sigmoid() + 0.1], dim=1)
+
+
+class Said(Silent):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def of_compilation(self) -> list[str]:
+        return [line for line in self.lines if "compile" in line]
+
+
+class StopInSecondEpochError(Exception):
+    """A run that is interrupted."""
+
+
+class StopInSecondEpoch(callbacks.Callback):
+    """Saves behind a step, and stops."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        if (trainer.current_epoch, rest[-1]) == (1, 2):
+            trainer.save_checkpoint(self._path)
+            raise StopInSecondEpochError
+
+
+@torch_warns
+def test_a_compiled_step_is_tried_before_the_first_one_and_goes_on_exactly_where_it_was_interrupted(
+    tiny: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.fitting.module.LocalizationNet", OneLayer)
+    compiled = replace(tiny, hardware=replace(tiny.hardware, compile=True))
+    said = Said()
+    fit(compiled, said)
+    (line,) = said.of_compilation()
+    assert line.startswith("the step is compiled, in ")
+
+    resumed = replace(compiled, directory=tiny.directory.parent / "resumed")
+    with pytest.raises(StopInSecondEpochError):
+        fit(resumed, watchers=[StopInSecondEpoch(resumed.last)])
+    fit(replace(resumed, resume="last"))
+    assert same_weights(compiled.last, resumed.last)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (torch.load(path, weights_only=True)["state_dict"] for path in (one, other))
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@torch_warns
+def test_a_backward_pass_that_cannot_be_compiled_is_found_before_the_first_step(
+    tiny: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of a run that was not to be compiled: what was tried has left no trace."""
+    monkeypatch.setattr("trainer.fitting.module.LocalizationNet", OneLayer)
+
+    def no_backward(*_: Any, **__: Any) -> Any:
+        raise OSError("g++ was killed\nCommand: g++ …")
+
+    said, plain = Said(), replace(tiny, directory=tiny.directory.parent / "plain")
+    torch.compiler.reset()
+    with monkeypatch.context() as patch, torch._functorch.config.patch(enable_autograd_cache=False):
+        patch.setattr("torch._inductor.compile_fx.compile_fx_backward", no_backward)
+        fit(replace(tiny, hardware=replace(tiny.hardware, compile=True)), said)
+    (line,) = said.of_compilation()
+    assert line.startswith("warning: --compile does not work here (")
+    assert "g++ was killed" in line
+    assert line.endswith("); training goes on without it")
+    fit(plain)
+    assert same_weights(tiny.last, plain.last)
+
+
+@torch_warns
 def test_what_cannot_be_compiled_runs_as_it_is_and_the_user_is_told() -> None:
     import torch._inductor.config as inductor
 
@@ -214,16 +308,11 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_the_user_is_told() -> None:
 
 
 def test_a_profile_says_where_a_step_goes(tiny: TrainRequest) -> None:
-    said: list[str] = []
-
-    class Said(Silent):
-        def say(self, line: str) -> None:
-            said.append(line)
-
-    fit(replace(tiny, profile=True), Said())
+    said = Said()
+    fit(replace(tiny, profile=True), said)
     table = (tiny.directory / "profile" / "table.txt").read_text()
     phases = dict(re.findall(r"^  (\w+) +([\d.]+) +[\d.]+%$", table, re.MULTILINE))
     assert list(phases) == ["data", "loop", "forward", "backward", "optimizer", "whole", "host"]
     assert float(phases["whole"]) > float(phases["backward"]) > 0
     assert "aten::convolution_backward" in (tiny.directory / "profile" / "trace.json").read_text()
-    assert any(line.startswith("where a step goes (median of ") for line in said)
+    assert any(line.startswith("where a step goes (median of ") for line in said.lines)

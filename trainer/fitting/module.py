@@ -93,6 +93,28 @@ class LocalizationModule(StepModule[Batch]):
         self._outputs = Compiled(self.forward, say)
         self._full_batch = batch_size
 
+    def on_train_start(self) -> None:
+        """Try what is compiled, on a batch of zeros; weights and random numbers stay as they are."""
+        losses = self._losses
+        if not isinstance(losses, Compiled):
+            return
+        spec, device = self.spec, self.device
+        features = torch.zeros((self._full_batch, *self.features.spec.tensor_shape), dtype=torch.float16, device=device)
+        targets = torch.zeros((self._full_batch, 2), device=device)
+        learning = [each for each in self.net.parameters() if each.requires_grad]
+        epochs = range(self.current_epoch, self.trainer.max_epochs or 1)
+        devices = [device] if device.type == "cuda" else []
+        # Each of the two is a graph of its own.
+        for hold_sigma in {spec.loss.holds_sigma(epoch) for epoch in epochs}:
+
+            def step(losses: Callable[..., Loss], hold_sigma: bool = hold_sigma) -> None:
+                with self.trainer.precision_plugin.train_step_context():
+                    mean = losses(self.net, features, targets, spec, hold_sigma).mean
+                torch.autograd.grad(mean, learning, allow_unused=True)
+
+            with torch.random.fork_rng(devices):
+                losses.rehearse(step)
+
     def losses(self, batch: Batch) -> StepLosses:
         """Of augmented tensors, each row drawing its own numbers."""
         spec = self.spec

@@ -71,11 +71,12 @@ def augment(features: Tensor, spec: AugmentSpec) -> Tensor:
     device = features.device
     drawn = torch.rand((n_rows, n_bands + n_frames + 2), device=device)
     of_band, of_frame, of_scale, of_shift = torch.split(drawn, [n_bands, n_frames, 1, 1], dim=1)
-    band = (of_band >= spec.band_dropout).float()  # (row, band)
+    band = of_band >= spec.band_dropout  # (row, band)
     gain = (of_frame >= spec.time_dropout) * (1 - spec.scale + 2 * spec.scale * of_scale)  # (row, frame)
     shift = (of_shift * (2 * spec.max_shift + 1)).floor() - spec.max_shift  # (row, 1)
-    frame = torch.arange(n_frames, device=device)
-    moved = torch.where(frame[:, None] == (frame - shift)[:, None, :], gain[:, None, :], 0.0)  # (row, from frame, to frame)
-    kept = (features.float() * band[:, None, :, None]).view(n_rows, n_channels * n_bands, n_frames)
+    frame = torch.arange(n_frames, dtype=torch.float32, device=device)
+    moved = (frame[:, None] == (frame - shift)[:, None, :]) * gain[:, None, :]  # (row, from frame, to frame)
+    # In place, in the copy: fresh memory costs more than the product.
+    kept = features.to(torch.float32, copy=True).mul_(band[:, None, :, None]).view(n_rows, n_channels * n_bands, n_frames)
     with torch.autocast(device.type, enabled=False):  # a gain of 1.03 needs more digits than bfloat16 has
         return torch.bmm(kept, moved).view(features.shape)
