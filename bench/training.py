@@ -8,7 +8,8 @@ Everything here runs the real `fit`, with its callbacks, stream, schedule and ch
   constant batch. Measured is CPU time of the thread that trains, in blocks of 16 steps, of which the median counts: what
   other people's work takes from the clock is not in it. Python calls per step are counted, too, and depend on nothing.
 * Idle share: batches of 256, the device played by a clock (see `Device`), from RAM: how long it had nothing to do, when each
-  step takes it so many milliseconds.
+  step takes it so many milliseconds. Other work on the machine keeps the training thread from its processor: for `kept off` of
+  the time, which is left out. Where that is much, the figures are of a thread with a processor of its own, and no more.
 * Epochs: the same from files and from RAM (and from embedded S3), at 50,000 samples/s, against an epoch without any gap.
 
 A GPU, where there is one, is left alone: `bench/gpu.py` trains there.
@@ -25,6 +26,7 @@ import cProfile
 import logging
 import pstats
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -126,11 +128,26 @@ class Calls(callbacks.Callback):
         return float(getattr(pstats.Stats(self._profile), "total_calls")) / BLOCK  # noqa: B009 - its stubs lack it
 
 
+def kept_off_s() -> float:
+    """Seconds for which this thread could have run, but no processor was free (Linux counts them; elsewhere 0)."""
+    try:
+        counted = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()
+    except OSError:
+        return 0.0
+    return int(counted[1]) / 1e9
+
+
+def own_time() -> float:
+    """A clock that stands still while other work has this thread's processor."""
+    return time.perf_counter() - kept_off_s()
+
+
 class Device(HostClock):
     """Plays a device that computes beside the host, `depth` steps behind it at most, as CUDA's queue of launches allows.
 
     No thread, only a clock: a step begins when the device is free and the host has queued it; if the device was free before, it
-    was idle meanwhile. A host that is too far ahead sleeps, which leaves the processor to the stream.
+    was idle meanwhile. A host that is too far ahead sleeps, which leaves the processor to the stream. The clock is
+    `own_time`; what other work on the machine does to the threads of the stream is not taken out.
 
     Args:
         step_s: what a step takes.
@@ -138,20 +155,24 @@ class Device(HostClock):
 
     Attributes:
         idle: of each epoch, the share in which it had nothing to do, the wait for the first batch included.
+        kept_off: of each epoch, the share of the time on the wall in which the clock stood still.
         gaps_s: between the last step of an epoch and the request for the first batch of the next one: metrics, checkpoints.
     """
 
     def __init__(self, step_s: float, depth: int = 2) -> None:
         super().__init__()
         self.idle: list[float] = []
+        self.kept_off: list[float] = []
         self.gaps_s: list[float] = []
         self._step_s = step_s
         self._depth = depth
         self._free_at = self._began = self._idle_s = 0.0
+        self._wall = self._off = 0.0
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """What the host did since the last step was not the stream's doing."""
-        now = time.perf_counter()
+        self._wall, self._off = time.perf_counter(), kept_off_s()
+        now = own_time()
         if self._free_at:
             self.gaps_s.append(max(0.0, now - self._free_at))
         self._began, self._idle_s = max(now, self._free_at), 0.0
@@ -160,7 +181,7 @@ class Device(HostClock):
     def on_train_batch_end(self, *_: Any) -> None:
         """The host has queued a step."""
         super().on_train_batch_end()
-        now = time.perf_counter()
+        now = own_time()
         self._idle_s += max(0.0, now - self._free_at)
         self._free_at = max(self._free_at, now) + self._step_s
         ahead = self._free_at - self._depth * self._step_s - now
@@ -168,9 +189,10 @@ class Device(HostClock):
             time.sleep(ahead)
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """Note the share; the first epoch, which fills what is kept, is left out."""
+        """Note the shares; the first epoch, which fills what is kept, is left out."""
         if self.gaps_s:
             self.idle.append(self._idle_s / (self._free_at - self._began))
+            self.kept_off.append((kept_off_s() - self._off) / (time.perf_counter() - self._wall))
 
 
 class ConstantBatch(lightning.LightningModule):
@@ -324,12 +346,13 @@ def launched(net: nn.Module, features: Tensor, targets: Tensor, spec: TrainingSp
 def idle_shares(feature_set: FeatureSet, device_ms: list[float], repeats: int) -> Iterator[str]:
     """Lines: how long a device would have nothing to do."""
     yield f"a device, batches of {BATCH} from RAM, {repeats} epochs"
-    yield f"  {'ms per step':>11}{'idle':>8}{'host ms':>9}{'gap ms':>8}"
+    yield f"  {'ms per step':>11}{'idle':>8}{'kept off':>10}{'host ms':>9}{'gap ms':>8}"
     for step_ms in device_ms:
         device = played(feature_set, step_ms / 1e3, StreamOptions(cache="ram"), repeats)
         share, wanted = median(device.idle), IDLE.get(step_ms)
         said = "" if wanted is None else f"   wanted {wanted:.0%}: {'holds' if share <= wanted else 'MISSED'}"
-        yield f"  {step_ms:>11.1f}{share:>8.1%}{device.ms:>9.2f}{median(device.gaps_s) * 1e3:>8.0f}{said}"
+        off, gap_ms = median(device.kept_off), median(device.gaps_s) * 1e3
+        yield f"  {step_ms:>11.1f}{share:>8.1%}{off:>10.1%}{device.ms:>9.2f}{gap_ms:>8.0f}{said}"
 
 
 def epochs(feature_set: FeatureSet, caches: tuple[str, ...], repeats: int) -> Iterator[str]:
@@ -337,9 +360,10 @@ def epochs(feature_set: FeatureSet, caches: tuple[str, ...], repeats: int) -> It
     step_s = BATCH / SAMPLES_PER_S
     yield f"epochs at {SAMPLES_PER_S:,} samples/s, {feature_set.objects.location.url.split(':')[0]}, {repeats} epochs"
     for cache in caches:
-        of_ideal = 1 - median(played(feature_set, step_s, StreamOptions(cache=cache), repeats).idle)
+        device = played(feature_set, step_s, StreamOptions(cache=cache), repeats)
+        of_ideal, off = 1 - median(device.idle), median(device.kept_off)
         said = f"   wanted {OF_IDEAL}: {'holds' if of_ideal >= OF_IDEAL else 'MISSED'}" if cache == "off" else ""
-        yield f"  cache {cache:<6}{of_ideal:>10.3f} of the ideal{said}"
+        yield f"  cache {cache:<6}{of_ideal:>10.3f} of the ideal, kept off {off:.1%}{said}"
 
 
 def bench(arguments: argparse.Namespace, store: str) -> Iterator[str]:
