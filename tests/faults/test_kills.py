@@ -27,9 +27,6 @@ N_SESSIONS = 32
 PAUSE_S = 0.02
 """Before every write: three or four of them a chunk."""
 
-FAR_POLL_S = 0.2
-"""Between two looks at a store in S3: the server has other things to do."""
-
 RANDOM_KILLS = 2
 """Per round."""
 
@@ -54,9 +51,10 @@ def alone(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     return content(tmp_path / "alone")
 
 
-def only_in_the_long_form(fault_rounds: int, unless: bool = False) -> None:
-    """Clusters of processes are what costs time."""
-    if fault_rounds == 1 and not unless:
+@pytest.fixture
+def long_form(fault_rounds: int) -> None:
+    """Clusters of processes are what costs time; asked for before what a test would start."""
+    if fault_rounds == 1:
         pytest.skip("in the long form only: make faults")
 
 
@@ -189,9 +187,8 @@ def test_a_killed_worker_costs_only_its_tasks(corpus: Corpus, tmp_path: Path, ta
 
 
 def test_workers_killed_again_and_again_are_a_clear_error(
-    corpus: Corpus, tmp_path: Path, tally: Tally, fault_rounds: int
+    long_form: None, corpus: Corpus, tmp_path: Path, tally: Tally
 ) -> None:
-    only_in_the_long_form(fault_rounds)
     # Dask gives a task up when four workers died of it; here, when one did.
     impatient = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     build = Build.start(corpus, tmp_path / "build", "--workers=1", hold=Hold(NOTES), variables=impatient)
@@ -210,7 +207,8 @@ def test_ctrl_c_and_the_end_of_a_service_end_all_processes_quietly(
 ) -> None:
     """Both signals reach every process of the group, as from a terminal or a service manager."""
     number, code = ending
-    only_in_the_long_form(fault_rounds, number is signal.SIGINT)
+    if fault_rounds == 1 and number is not signal.SIGINT:
+        pytest.skip("in the long form only: make faults")
     build = Build.start(corpus, tmp_path / "build", "--workers=2", hold=Hold(NOTES))
     assert build.held(2)
     build.look()
@@ -313,10 +311,11 @@ def n_noted(corpus: Corpus) -> int:
 def test_services_that_go_away_and_come_back(far: Far, tmp_path: Path, tally: Tally) -> None:
     """PostgreSQL is not missed once the snapshot is read; S3 is waited for, and then it is exit 75."""
     corpus = far.corpus
-    build = Build.start(corpus, tmp_path / "build", "--workers=0", pause_s=0.1, patience_s=2)
-    assert build.when(lambda: n_noted(corpus) >= 2, FAR_POLL_S)
+    build = Build.start(corpus, tmp_path / "build", "--workers=0", patience_s=2, hold=Hold(NOTES, after=2))
+    assert build.held()
     far.stop_postgres()
     far.stop_s3()
+    build.release()
     assert "127.0.0.1" in build.end().require(75).error
     tally.add("builds that ended with a clear error")
 
@@ -331,11 +330,12 @@ def test_services_that_go_away_and_come_back(far: Far, tmp_path: Path, tally: Ta
     assert n_before >= 2
     assert not check_readable(corpus.store, tally)
 
-    build = Build.start(corpus, tmp_path / "build", "--workers=0", "--json", pause_s=0.1)
-    assert build.when(lambda: n_noted(corpus) >= n_before + 2, FAR_POLL_S)
+    build = Build.start(corpus, tmp_path / "build", "--workers=0", "--json", patience_s=200, hold=Hold(NOTES, after=2))
+    assert build.held()
     far.stop_postgres()
     far.stop_s3()
-    time.sleep(2)
+    build.release()
+    time.sleep(2)  # it asks in vain
     far.start_s3()
     build.end().require(0)
     assert f'"reused": {8 * n_before}' in build.text(".out")
@@ -344,12 +344,12 @@ def test_services_that_go_away_and_come_back(far: Far, tmp_path: Path, tally: Ta
 
 
 def test_what_a_worker_cannot_reach_is_exit_75_from_a_cluster_too(
-    fault_rounds: int, far: Far, tmp_path: Path, tally: Tally
+    long_form: None, far: Far, tmp_path: Path, tally: Tally
 ) -> None:
-    only_in_the_long_form(fault_rounds)
-    build = Build.start(far.corpus, tmp_path / "build", "--workers=2", pause_s=0.1, patience_s=2)
-    assert build.when(lambda: n_noted(far.corpus) >= 1, FAR_POLL_S)
+    build = Build.start(far.corpus, tmp_path / "build", "--workers=2", patience_s=2, hold=Hold(NOTES))
+    assert build.held()
     far.stop_s3()
+    build.release()
     ended = build.end().require(75)
     assert "127.0.0.1" in ended.error
     assert "distributed" not in ended.stderr
