@@ -170,9 +170,10 @@ def ingest(
 ) -> None:
     """Bring labelled recordings from DIRECTORY into the raw location and the catalog.
 
-    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate) and raw .cu8 .cs8 .cs16 .cf32. Times without a
-    zone are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the
-    reason; the exit code is 0 as long as one went in, see --strict.
+    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate), .uff and raw .cu8 .cs8 .cs16 .cf32. Frequency and
+    time come from headers and file names where the labels give none; SNR is estimated. Times without a zone
+    are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the reason;
+    the exit code is 0 as long as one went in, see --strict.
 
     \b
     Examples:
