@@ -21,6 +21,7 @@ from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_labels, require_whole
 from featurestore.store.segments import group_metadata
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
 LATEST = "latest"
@@ -53,16 +54,6 @@ class Labels:
     snr_db: npt.NDArray[np.float32]
     frequency_mhz: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An entry of `rejected.json`."""
-
-    capture_id: int
-    iq_key: str
-    reason: str
-    detail: str
 
 
 def set_path(version: str) -> str:
@@ -202,7 +193,7 @@ def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[s
     return crcs, metadata
 
 
-def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[Rejected]) -> None:
+def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[RejectedCapture]) -> None:
     """Write the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
 
     Raises:
