@@ -74,7 +74,7 @@ class Evaluation:
 
     def lines(self) -> Iterator[str]:
         """Network and baselines side by side, then the network by receiver and by SNR."""
-        network = f"{self.checkpoint.training.network.timm_name}, epoch {self.checkpoint.epoch}"
+        network = f"{self.checkpoint.training.title}, epoch {self.checkpoint.epoch}"
         yield f"{self.checkpoint.source} ({network})"
         yield f"on the {self.split} split of feature set {self.version}: {len(self.row):,} rows"
         yield ""

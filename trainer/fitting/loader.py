@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from featurestore.store.split import Split
 from trainer.fitting.engine import lightning
 from trainer.stream.batches import CPU, Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.session_batches import SessionBatch, SessionStream
 from trainer.stream.source import StreamOptions
 
 
@@ -55,13 +56,17 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     Args:
         feature_set: an open set.
-        batch_size: rows of one rank's batch.
+        batch_size: rows, or sessions, of one rank's batch.
         seed: of the train order.
         stream: see `StreamOptions`.
+        sessions: batches are of whole sessions.
     """
 
-    def __init__(self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions) -> None:
+    def __init__(
+        self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions, *, sessions: bool = False
+    ) -> None:
         super().__init__()
+        self._sessions = sessions
         self._feature_set = feature_set
         self._batch_size = batch_size
         self._seed = seed
@@ -75,7 +80,8 @@ class FeatureDataModule(lightning.LightningDataModule):
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             device = self.trainer.strategy.root_device if self.trainer else CPU
             options = DataOptions(self._batch_size, self._seed, world_size)
-            self._data = FeatureStream(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
+            kind = SessionStream if self._sessions else FeatureStream
+            self._data = kind(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
         return self._data
 
     @property
@@ -101,8 +107,14 @@ class FeatureDataModule(lightning.LightningDataModule):
         """The validation split."""
         return EvaluationLoader(self.data, Split.VAL)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+    def train_in_order(self) -> Generator[Any]:
+        """The train split in storage order, each rank its share: what is fitted in closed form sees all of it once."""
+        return self.data.evaluate(Split.TRAIN)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
+        if isinstance(batch, SessionBatch):
+            return batch.to(device)
         features, row = (part.to(device, non_blocking=True) for part in (batch.features, batch.row))
         return Batch(features, batch.position, row)
 
