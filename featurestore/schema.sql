@@ -12,3 +12,12 @@ CREATE TABLE measurements (
   approved       BOOLEAN NOT NULL DEFAULT FALSE,
   created_at     TIMESTAMPTZ NOT NULL DEFAULT now()
 );
+
+-- Where receivers stand; optional. Read with the captures, kept in feature sets.
+CREATE TABLE receivers (
+  websdr_id   INTEGER PRIMARY KEY,
+  name        TEXT,
+  latitude    DOUBLE PRECISION NOT NULL,   -- WGS84 degrees
+  longitude   DOUBLE PRECISION NOT NULL,
+  altitude_m  DOUBLE PRECISION             -- above the sea
+);

@@ -19,6 +19,7 @@ from featurestore.progress import Progress, format_seconds
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.manifest import Manifest
+from featurestore.store.set_receivers import RECEIVERS, receivers_id
 from featurestore.tensor.rejection import Reason
 
 SHOWN_LENGTH = 60
@@ -119,7 +120,7 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     if fits:
         require_train_rows(train_rows)
     kept = None if fits else basis
-    version = None if kept is None else version_id(plan, kept.id)
+    version = None if kept is None else version_id(plan, kept.id, receivers_id(plan.snapshot.receivers))
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     parent = None if latest is None else sets.read_manifest(objects, latest)
     by_listing = Counter(Reason(code).label for code in plan.capture_reason[plan.capture_reason != Reason.VALID].tolist())
@@ -159,11 +160,13 @@ def _changes(objects: Objects, plan: Plan, parent: Manifest) -> dict[str, list[A
         **sets.read_spec(objects, parent.spec).to_json(),
         **{f"split_{name}": value for name, value in parent.split.items()},
         "query": parent.snapshot["query"],
+        RECEIVERS: parent.snapshot.get(RECEIVERS),
     }
     now = {
         **plan.spec.to_json(),
         **{f"split_{name}": value for name, value in plan.split.to_json().items()},
         "query": plan.snapshot.query,
+        RECEIVERS: receivers_id(plan.snapshot.receivers),
     }
     return {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
 

@@ -60,6 +60,11 @@ from featurestore.commands.shell import CATALOG, JSON, QUIET, emit
     show_default=True,
     help="Publish nothing, and exit with 3, when more captures are rejected.",
 )
+@click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, before what the catalog's table says: websdr_id, latitude, longitude, name; a file or s3://…",
+)
 @click.option("--tag", metavar="NAME", help="Give the feature set a name.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @click.option(

@@ -102,7 +102,7 @@ STORE = click.option(
 RECEIVERS = click.option(
     "--receivers",
     metavar="CSV",
-    help="Where receivers stand, for the map: websdr_id, latitude, longitude, name; a file or s3://…",
+    help="Where receivers stand, before what the set says: websdr_id, latitude, longitude, name; a file or s3://…",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")

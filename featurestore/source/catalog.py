@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,8 @@ from psycopg import sql
 from featurestore.errors import DataQualityError, HeimdallError, ServiceUnavailableError, UsageError
 from featurestore.objects.patience import insist
 from featurestore.redaction import without_credentials
+from featurestore.source.receiver_table import read_receiver_table, write_receiver_table
+from featurestore.source.receivers import Receivers
 from featurestore.source.silence import limited_silence
 from featurestore.source.snapshot import Snapshot
 
@@ -97,14 +99,14 @@ def connect(conninfo: str) -> Iterator[psycopg.Connection]:
         ) from error
 
 
-def create_table(conninfo: str) -> None:
-    """Create `measurements` if the database has no such table."""
+def create_table(conninfo: str, name: LiteralString = "measurements") -> None:
+    """Create a table of `schema.sql` if the database has none of that name."""
     with connect(conninfo) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('heimdall.measurements'))")
-        found = connection.execute("SELECT to_regclass('measurements')").fetchone()
+        found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
         if found is None or found[0] is None:
             schema = files("featurestore").joinpath("schema.sql").read_text()
-            connection.execute(schema)
+            connection.execute(re.findall(rf"^CREATE TABLE {name} \(.*?^\);", schema, re.DOTALL | re.MULTILINE)[0])
 
 
 def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
@@ -159,6 +161,15 @@ def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
         return Recorded(inserted=cursor.rowcount, updated=updated, unchanged=given - updated - cursor.rowcount)
 
 
+def record_receivers(conninfo: str, receivers: Receivers) -> int:
+    """Write receivers to the table `receivers`, which is made if need be; returns how many were new or not as given."""
+    if not len(receivers):
+        return 0
+    create_table(conninfo, "receivers")
+    with connect(conninfo) as connection:
+        return write_receiver_table(connection, receivers)
+
+
 _REQUIRED = (
     "id",
     "session_id",
@@ -195,7 +206,7 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
         raise UsageError("the catalog query is empty, or holds a NUL; write a SELECT into --query-file, or leave it out")
     interrupted = False
 
-    def attempt() -> list[_Batch]:
+    def attempt() -> tuple[list[_Batch], Receivers | None]:
         nonlocal interrupted
         try:
             return _read_batches(conninfo, source, limit, own_query=query is not None)
@@ -207,10 +218,12 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
                 raise
             raise InterruptedCatalogError(str(error)) from error
 
-    return _snapshot(insist(attempt, RETRY_S, InterruptedCatalogError), query or TABLE_QUERY)
+    batches, receivers = insist(attempt, RETRY_S, InterruptedCatalogError)
+    snapshot = _snapshot(batches, query or TABLE_QUERY)
+    return replace(snapshot, receivers=None if receivers is None else receivers.select(snapshot.websdr_id))
 
 
-def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: bool) -> list[_Batch]:
+def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: bool) -> tuple[list[_Batch], Receivers | None]:
     batches: list[_Batch] = []
     read = 0
     with (
@@ -228,7 +241,7 @@ def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: b
                 heard()
                 batches.append(_batch(rows, read))
                 read += len(rows)
-    return batches
+        return batches, read_receiver_table(connection)
 
 
 def read_query(path: Path) -> str:

@@ -48,7 +48,8 @@ class EvaluateRequest:
         predictions: file for one row per prediction, `.parquet` or `.csv`.
         html: file for the report.
         tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
-        receivers: CSV of where receivers stand, for maps and for errors by distance: a file or `s3://…`.
+        receivers: CSV of where receivers stand, before what the set says, for maps and for errors by distance: a file or
+            `s3://…`.
         device: auto takes a GPU when there is one.
 
     Raises:
@@ -94,9 +95,10 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         ServiceUnavailableError: when the store does not answer.
     """
     began, progress = time.monotonic(), progress or Silent()
-    receivers = None if request.receivers is None else read_receivers(request.receivers)
+    given = None if request.receivers is None else read_receivers(request.receivers)
     checkpoint = read_checkpoint(request.checkpoint)
     feature_set = checkpoint.open_features(request.store, request.version)
+    receivers = feature_set.receivers if given is None else given.or_else(feature_set.receivers)
     _require_rows(feature_set, request)
     _require_outputs(request)
     device = _device(request.device)
@@ -114,7 +116,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         metrics=measure(predictions, region.half_extent_m),
         baselines=baselines,
         notes=(*_maybe_trained_on(feature_set, checkpoint, request.split), *notes),
-        receivers=receivers,
+        receivers=receivers if len(receivers) else None,
         device=device.type,
         seconds=round(time.monotonic() - began, 3),
     )

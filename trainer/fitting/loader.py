@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from featurestore.store.split import Split
 from trainer.fitting.engine import lightning
 from trainer.stream.batches import CPU, Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.session_batches import SessionBatch, SessionStream
 from trainer.stream.source import StreamOptions
 
 
@@ -59,18 +59,16 @@ class FeatureDataModule(lightning.LightningDataModule):
         batch_size: rows, or sessions, of one rank's batch.
         seed: of the train order.
         stream: see `StreamOptions`.
-        sessions: batches are of whole sessions.
+        by: `row` or `session`, see `DataOptions`.
     """
 
-    def __init__(
-        self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions, *, sessions: bool = False
-    ) -> None:
+    def __init__(self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions, *, by: str = "row") -> None:
         super().__init__()
-        self._sessions = sessions
         self._feature_set = feature_set
         self._batch_size = batch_size
         self._seed = seed
         self._stream = stream
+        self._by = by
         self._data: FeatureStream | None = None
 
     @property
@@ -79,9 +77,8 @@ class FeatureDataModule(lightning.LightningDataModule):
         if self._data is None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             device = self.trainer.strategy.root_device if self.trainer else CPU
-            options = DataOptions(self._batch_size, self._seed, world_size)
-            kind = SessionStream if self._sessions else FeatureStream
-            self._data = kind(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
+            options = DataOptions(self._batch_size, self._seed, world_size, by=self._by)
+            self._data = FeatureStream(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
         return self._data
 
     @property
@@ -107,16 +104,14 @@ class FeatureDataModule(lightning.LightningDataModule):
         """The validation split."""
         return EvaluationLoader(self.data, Split.VAL)
 
-    def train_in_order(self) -> Generator[Any]:
+    def train_in_order(self) -> Generator[Batch]:
         """The train split in storage order, each rank its share: what is fitted in closed form sees all of it once."""
         return self.data.evaluate(Split.TRAIN)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
-        if isinstance(batch, SessionBatch):
-            return batch.to(device)
-        features, row = (part.to(device, non_blocking=True) for part in (batch.features, batch.row))
-        return Batch(features, batch.position, row)
+        names = [field.name for field in fields(batch) if field.name != "position"]
+        return replace(batch, **{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         """End the threads."""

@@ -72,10 +72,8 @@ class _Training:
             self._resumed.features.require_same(self._feature_set, self._resumed.source)
         counts = self._feature_set.manifest.counts
         progress.say(f"feature set {self._feature_set.version}: {counts['train']:,} train, {counts['val']:,} validation rows")
-        by_session = request.training.session is not None
-        self._data = FeatureDataModule(
-            self._feature_set, request.batch_size, request.training.seed, request.stream, sessions=by_session
-        )
+        by = "row" if request.training.session is None else "session"
+        self._data = FeatureDataModule(self._feature_set, request.batch_size, request.training.seed, request.stream, by=by)
         self._module = _module(request, self._feature_set, progress.say)
         self._tracker = self._open_tracker()
         shared: dict[str, Any] = {

@@ -25,7 +25,7 @@ from trainer.network.session.radio_map import Sessions, fit_radio_map, law_basis
 from trainer.network.session.spec import SessionPlace, SessionSpec
 from trainer.network.session.table import SessionTable, positions_of
 from trainer.network.training_spec import TrainingSpec
-from trainer.stream.session_batches import SessionBatch
+from trainer.stream.batches import SessionBatch
 
 SLOPE_DB = -32.0
 LEAST_LABELS = 10

@@ -45,7 +45,7 @@ def write_set_report(
         version: of the set, or a tag, or `latest`.
         path: the file; its directory is made when absent.
         progress: where to report.
-        receivers: CSV of where receivers stand, for the map: a file or `s3://…`.
+        receivers: CSV of where receivers stand, before what the set says: a file or `s3://…`.
 
     Raises:
         UsageError: when there is no such set, a file cannot be read or written, or Matplotlib is not installed.
@@ -53,10 +53,11 @@ def write_set_report(
     """
     require_place(path)
     require_matplotlib()
-    where = None if receivers is None else read_receivers(receivers)
+    given = None if receivers is None else read_receivers(receivers)
     opened = open_set(store, version)
+    where = opened.receivers if given is None else given.or_else(opened.receivers)
     progress = progress or Silent()
-    describe_set(opened, show(store, opened.version, progress), progress, where).save(path)
+    describe_set(opened, show(store, opened.version, progress), progress, where if len(where) else None).save(path)
 
 
 def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, receivers: Receivers | None = None) -> Page:
