@@ -107,8 +107,8 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     _require_outputs(request)
     device = _device(request.device)
     if checkpoint.training.session is not None:
-        notes = tuple(_maybe_trained_on(feature_set, checkpoint, request.split))
-        return evaluate_sessions(SessionRequest(request, checkpoint, feature_set, receivers, device, notes), progress)
+        known = tuple(_maybe_trained_on(feature_set, checkpoint, request.split))
+        return evaluate_sessions(SessionRequest(request, checkpoint, feature_set, receivers, device, known), progress)
     if request.against is not None:
         raise UsageError(f"--against compares networks for sessions, and {checkpoint.source} locates captures; leave it out")
     row, outputs = run_captures(checkpoint, feature_set, request, device, progress)

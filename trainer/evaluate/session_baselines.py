@@ -25,7 +25,7 @@ def mean_sessions(train: SessionTable, table: SessionTable) -> Baseline:
     return Baseline("predict the mean", predict_the_mean(train.position, table.position), len(train))
 
 
-def nearest_sessions(
+def nearest_sessions(  # noqa: PLR0913, PLR0917 - see `encode_sessions`
     feature_set: FeatureSet, train: SessionTable, table: SessionTable, split: Split, k: int, threads: int, progress: Progress
 ) -> Baseline:
     """The mean position of the k train sessions whose level vectors are nearest: one level for each receiver.
@@ -39,7 +39,7 @@ def nearest_sessions(
     return Baseline(f"{k} nearest sessions", geodesic_m(positions, table.position), len(train))
 
 
-def level_vectors(
+def level_vectors(  # noqa: PLR0913, PLR0917
     feature_set: FeatureSet, table: SessionTable, split: Split, receivers: np.ndarray, threads: int, progress: Progress
 ) -> Float64:
     """(n, R) mean of each receiver's tensors, NaN where a session has none."""

@@ -89,8 +89,8 @@ class SessionEvaluation:
         """Network and baselines side by side, then the network by groups."""
         yield f"{self.checkpoint.source} ({self.checkpoint.training.title}, epoch {self.checkpoint.epoch})"
         yield (
-            f"on the {self.split} split (by {self.split_by}) of feature set {self.version}: {len(self.predictions):,} sessions, "
-            f"{self.n_rows:,} rows"
+            f"on the {self.split} split (by {self.split_by}) of feature set {self.version}: "
+            f"{len(self.predictions):,} sessions, {self.n_rows:,} rows"
         )
         yield ""
         yield from format_table(self.comparison())
@@ -124,13 +124,5 @@ def by_session_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> I
     for name, found in groups.items():
         errors = [f"{found[f'error_{key}_m'] / 1000:,.2f}" for key in ("mean", "median", "p90")]
         coverage = [f"{found[f'coverage_{k}_sigma']:.1%}" for k in (1, 2)]
-        area = f"{found['area_86_median_km2']:,.0f}"
-        yield [
-            name,
-            f"{found['rows']:,}",
-            *errors,
-            f"{found['expected_error_m'] / 1000:,.2f}",
-            *coverage,
-            area,
-            f"{found['nll']:.2f}",
-        ]
+        rest = [*coverage, f"{found['area_86_median_km2']:,.0f}", f"{found['nll']:.2f}"]
+        yield [name, f"{found['rows']:,}", *errors, f"{found['expected_error_m'] / 1000:,.2f}", *rest]

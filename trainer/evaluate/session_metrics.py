@@ -68,7 +68,7 @@ class SessionPredictions:
         position = place.region.decode(units)
         mass = density.masses(log, grid.cell_m)
         here = grid.plane.to_plane(position)
-        distance = np.hypot(*(grid.points_m[None] - here[:, None]).transpose(2, 0, 1))
+        distance = np.hypot(grid.points_m[:, 0] - here[:, :1], grid.points_m[:, 1] - here[:, 1:])
         return cls(
             position_true=position_true,
             position=position,
@@ -164,4 +164,4 @@ def random_subsets(present: npt.NDArray[np.bool_], size: int, seed: int = 0) -> 
     """
     key = np.where(present, np.random.default_rng(seed).random(present.shape), np.inf)
     rank = key.argsort(axis=1).argsort(axis=1)
-    return present & (rank < size) & (present.sum(axis=1) >= size)[:, None]
+    return np.asarray(present & (rank < size) & (present.sum(axis=1) >= size)[:, None])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from featurestore.progress import Progress
@@ -88,8 +89,9 @@ def _unknown_receivers(asked: SessionRequest, table: SessionTable) -> Iterator[s
         return
     unseen = np.setdiff1d(table.receiver[table.present], place.websdr_id)
     if len(unseen):
-        placed = np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1)
-        by_position = placed & (asked.checkpoint.training.session.receivers_by != "identity")  # type: ignore[union-attr]  # it locates sessions
+        placed: npt.NDArray[np.bool_] = np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1)
+        session = asked.checkpoint.training.session
+        by_position = placed & (session is not None and session.receivers_by != "identity")
         for number, used in zip(unseen.tolist(), by_position.tolist(), strict=True):
             how = "known by its position alone" if used else "left out, as nothing is known of it"
             yield f"receiver {number} was not in training: {how}"

@@ -78,12 +78,12 @@ class EncodedSessions:
         thresholds = thresholds_m(self.place.region.half_extent_m)
         for size in range(1, int(present.sum(axis=1).max()) + 1):
             subset = random_subsets(present, size)
-            those = subset.any(axis=1)
+            those = np.flatnonzero(subset.any(axis=1))
             found[str(size)] = session_summary(self.predictions(subset, progress).select(those), thresholds)
         return found
 
 
-def encode_sessions(
+def encode_sessions(  # noqa: PLR0913, PLR0917 - all of it is wanted, and asked for in two places
     checkpoint: Checkpoint,
     feature_set: FeatureSet,
     split: Split,

@@ -252,7 +252,7 @@ def _begin_with_weights(module: LocalizationModule | SessionModule, request: Tra
         return
     net = module.net if isinstance(module, LocalizationModule) else getattr(module.net.encoder, "net", None)
     if not isinstance(net, LocalizationNet):
-        raise UsageError(f"--weights are of a ConvNeXt, and the encoder is {module.net.spec.encoder!r}; give one by --encoder")
+        raise UsageError("--weights are of a ConvNeXt, and the encoder 'levels' is none; name one with --encoder")
     say(str(load_weights(net, request.weights)))
 
 
@@ -281,8 +281,8 @@ def _resumed(request: TrainRequest, say: Callable[[str], None]) -> Checkpoint | 
     ):
         if theirs != ours:
             raise UsageError(
-                f"{path} holds a network {theirs or 'for captures'}, and {ours or 'one for captures'} was asked for; resume with "
-                "the same options, or begin a new run"
+                f"{path} holds a network {theirs or 'for captures'}, and {ours or 'one for captures'} was asked for; resume "
+                "with the same options, or begin a new run"
             )
     before, now = checkpoint.training.flat(), request.training.flat()
     for name in now:

@@ -110,13 +110,13 @@ class SessionModule(TrainingModule):
         """What steps compare with, by train session: positions (n, 2) in units; or levels (n, r), NaN where there is none."""
         train = self.labels.train
         if not isinstance(self.net, RadioMapNet):
-            return self.region.encode(train.position).astype(np.float32)
+            return np.asarray(self.region.encode(train.position), np.float32)
         level = train.snr_db
         if np.isfinite(level).sum() < LEAST_LABELS:
             where = positions_of(self.labels.receivers, train.receiver)
             decades = [law_basis(train.position[[s]], place)[0, 1] for s, line in enumerate(where) for place in line]
             level = np.where(np.isfinite(where).all(axis=-1), SLOPE_DB * np.reshape(decades, train.row.shape), np.nan)
-        level = np.where(train.present & ~np.isin(train.receiver, self.place.websdr_id, invert=True), level, np.nan)
+        level = np.where(train.present & np.isin(train.receiver, self.place.websdr_id), level, np.nan)
         known = level[np.isfinite(level)]
         if len(known) < LEAST_LABELS:
             raise UsageError(
@@ -124,7 +124,7 @@ class SessionModule(TrainingModule):
                 "has neither (docs/training.md), take --fusion attention"
             )
         self.net.level_unit.copy_(torch.tensor([float(known.mean()), max(float(known.std()), 1.0)]))
-        return ((level - known.mean()) / max(float(known.std()), 1.0)).astype(np.float32)
+        return np.asarray((level - known.mean()) / max(float(known.std()), 1.0), np.float32)
 
     def positions_of(self, receiver: Tensor) -> Tensor:
         """(b, r, 2) float32 degrees; NaN where the set does not know."""

@@ -1,4 +1,4 @@
-"""Densities of place as tensors: what is likely on a grid, its spatial median and covariance. Plain operations, to be exported."""
+"""Densities of place as tensors: spatial median and covariance on a grid, mixtures. Plain operations, to be exported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Located(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """K Gaussians in the plane: log weights (b, K), means (b, K, 2), and factors σ_east, σ_north (b, K, 2), correlation (b, K)."""
+    """K Gaussians in the plane: log weights (b, K), means (b, K, 2), σ of east and north (b, K, 2), correlations (b, K)."""
 
     log_weight: Tensor
     mean: Tensor
@@ -69,12 +69,15 @@ def locate(log_density: Tensor, points: Tensor, cell: float) -> Located:
     normal = torch.log_softmax(log_density, dim=1) - 2 * math.log(cell)
     mass = normal.exp() * cell**2
     here = mass @ points  # (b, 2)
-    centred = points[None] - here[:, None]  # from the mean: no large numbers cancel in float32
-    covariance = torch.einsum("bc,bcx,bcy->bxy", mass, centred, centred)
+    products = torch.stack([points[:, 0] ** 2, points[:, 0] * points[:, 1], points[:, 1] ** 2], dim=1)  # (cells, 3)
+    second = (mass @ products)[:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+    covariance = second - here[:, :, None] * here[:, None, :]
     covariance = covariance + torch.eye(2, dtype=covariance.dtype, device=covariance.device) * (cell**2 / 12)
+    square = (points * points).sum(dim=-1)
     for _ in range(MEDIAN_STEPS):
         # A cell is a square, not a point: √(d² + cell²/12), see `featurestore.place.density.medians_m`.
-        offset = points[None] - here[:, None]
-        pull = mass * ((offset * offset).sum(dim=-1) + cell**2 / 12).rsqrt()
-        here = here + (pull[..., None] * offset).sum(dim=1) / pull.sum(dim=1, keepdim=True)
+        # |p|² − 2·p·h + |h|² instead of |p − h|²: one product of matrices for a batch, and no array (b, cells, 2).
+        squared = square - 2 * here @ points.T + (here * here).sum(dim=1, keepdim=True)
+        pull = mass * (squared.clamp(min=0) + cell**2 / 12).rsqrt()
+        here = pull @ points / pull.sum(dim=1, keepdim=True)
     return Located(here, covariance, normal)

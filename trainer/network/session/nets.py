@@ -1,7 +1,7 @@
 """Networks for sessions: captures of several receivers → where the transmitter is, as a density on a grid.
 
-Both encode captures one by one (`encode`), and put any subset of them together (`log_density`). What is absent is masked: it may
-hold anything. All operations are plain ones with both axes free, so that the networks can be exported.
+Both encode captures one by one (`encode`), and put any subset of them together (`log_density`). What is absent is masked, and
+may hold anything. All operations are plain ones with both axes free, so that the networks can be exported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SessionNet(nn.Module):
         pretrained: begin a ConvNeXt with the weights of timm's hub.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - subclasses alone call it
         self,
         spec: SessionSpec,
         backbone: NetworkSpec,
@@ -87,7 +87,7 @@ class SessionNet(nn.Module):
         raise NotImplementedError
 
     def known(self, receiver: Tensor) -> Tensor:
-        """(b, r, R) float: 1 where a receiver is one of the training's; all 0 for others, and when identity is not to be used."""
+        """(b, r, R) float: 1 where a receiver is that of the training; all 0 for others, and when identity is not used."""
         one_hot = (receiver[..., None] == self.receivers).float()
         return one_hot * 0.0 if self.spec.receivers_by == "position" else one_hot
 
@@ -283,4 +283,4 @@ def make_session_net(
 
 
 def _float(values: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(values, np.float32))
+    return torch.as_tensor(np.array(values, np.float32))

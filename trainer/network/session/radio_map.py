@@ -1,4 +1,4 @@
-"""The radio map: level of each receiver over the region, with its variance, fitted in closed form from sessions at known places.
+"""The radio map: level of each receiver over the region, with its variance, fitted in closed form to known places.
 
 level[s, r] = a_g + b_g·log₁₀(d/10 km) + shadowing_g(x_s) + offset_r + power_s + noise[s, r]
 
@@ -199,7 +199,7 @@ def fit_radio_map(sessions: Sessions, receivers: Float64, grid: Grid) -> RadioMa
         power = _powers(fields, n_sessions, power_variance)
     for each in fields:
         each.update(power, each.nugget)
-    return _finish(fields, sessions, receivers, grid, power, power_variance)
+    return _finish(fields, sessions, (receivers, grid), power, power_variance)
 
 
 def _groups(receivers: Float64, level: Float64) -> list[list[int]]:
@@ -250,9 +250,10 @@ def _powers(fields: list[_Field], n_sessions: int, power_variance: float) -> Flo
 
 
 def _finish(
-    fields: list[_Field], sessions: Sessions, receivers: Float64, grid: Grid, power: Float64, power_variance: float
+    fields: list[_Field], sessions: Sessions, where: tuple[Float64, Grid], power: Float64, power_variance: float
 ) -> RadioMap:
-    """The maps of all receivers, and the law of those that are not among them."""
+    """The maps of all receivers on the grid, and the law of those that are not among them."""
+    receivers, grid = where
     n_receivers, n_cells = len(receivers), len(grid.points_m)
     law, law_covariance = _pooled_law(fields)
     law_variance = float(np.mean([each.covariance.variance for each in fields]))

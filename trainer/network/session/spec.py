@@ -20,8 +20,9 @@ Float64 = npt.NDArray[np.float64]
 FUSIONS = ("radio-map", "attention")
 RECEIVERS_BY = ("identity", "position", "both")
 LEVELS = "levels"
-CELLS_ACROSS = 100
-"""Cells along the longer side of the region, where nobody says how large they are: finer ones change errors by 1%."""
+CELLS_ACROSS = 200
+"""Cells along the longer side of the region, at most, where nobody says how large they are. With half as many, errors are as
+small, but regions of highest density are coarser than the smallest posteriors, and the likelihood loses 0.2 nats."""
 MARGIN_CELLS = 2
 
 
@@ -66,8 +67,8 @@ class SessionSpec:
             raise UsageError(f"receiver_dropout is {self.receiver_dropout}; wanted a probability from 0 to below 1")
         if min(self.components, self.width, self.layers, self.heads) < 1 or self.width % self.heads:
             raise UsageError(
-                f"components {self.components}, width {self.width}, layers {self.layers}, heads {self.heads}: wanted at least 1 "
-                "each, and a width that the heads divide"
+                f"components {self.components}, width {self.width}, layers {self.layers}, heads {self.heads}: wanted at least "
+                "1 each, and a width that the heads divide"
             )
         object.__setattr__(self, "exclude_receivers", tuple(sorted(set(map(int, self.exclude_receivers)))))
 

@@ -55,7 +55,7 @@ class SessionTable:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """(n, r) whether there is a capture."""
-        return self.row != ABSENT
+        return np.asarray(self.row != ABSENT)
 
 
 def positions_of(receivers: Receivers, receiver: npt.NDArray[np.int64]) -> Float64:
