@@ -89,7 +89,7 @@ def _unknown_receivers(asked: SessionRequest, table: SessionTable) -> Iterator[s
         return
     unseen = np.setdiff1d(table.receiver[table.present], place.websdr_id)
     if len(unseen):
-        placed: npt.NDArray[np.bool_] = np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1)
+        placed = np.asarray(np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1))
         session = asked.checkpoint.training.session
         by_position = placed & (session is not None and session.receivers_by != "identity")
         for number, used in zip(unseen.tolist(), by_position.tolist(), strict=True):
