@@ -46,6 +46,8 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/gpu.py
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
+	$(BIN)/python bench/sessions.py --sessions 4000
+	$(BIN)/python bench/sessions.py --levels 100000
 
 docs: setup  ## The pages as HTML in build/docs, with every warning an error
 	$(BIN)/python docs/cli_page.py

@@ -124,7 +124,7 @@ def test_map_finds_law_power_and_noise(fitted: tuple[RadioMap, Grid]) -> None:
         rest = found.mean[column] - (40 + offset - 32 * np.log10(distance / 1e4))
         assert np.sqrt((rest[far] ** 2).mean()) < 1.0  # dB
     assert 2.5 < found.power < 6  # 4
-    np.testing.assert_allclose(found.noise, 1.5**2, rtol=0.5)
+    np.testing.assert_allclose(found.noise, 1.5**2, atol=1.6)  # 240 sessions tell it to about 1 dB²
     assert (found.variance > 0).all()
     np.testing.assert_allclose(found.law, [40.5, -32], atol=3)
 
