@@ -153,7 +153,9 @@ def test_summary_of_a_grid_is_that_of_the_place_wing() -> None:
     log = torch.nn.functional.interpolate(torch.randn(4, 1, 5, 6) * 4, grid.shape, mode="bilinear").reshape(4, -1)
     found = locate(log, points, where.cell_m / unit)
     dense = numpy_density.normalize(log.double().numpy().reshape(4, *grid.shape), grid.cell_m)
-    np.testing.assert_allclose(found.position.numpy() * unit, numpy_density.medians_m(dense, grid), atol=250)  # of cells of 10 km
+    np.testing.assert_allclose(
+        found.position.numpy() * unit, numpy_density.medians_m(dense, grid), atol=250
+    )  # of cells of 10 km
     wanted = numpy_density.covariances_m2(dense, grid)
     np.testing.assert_allclose(found.covariance.numpy() * unit**2, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max()))
     np.testing.assert_allclose(found.log_density.numpy() - 2 * np.log(unit), dense.reshape(4, -1), atol=1e-3)
