@@ -134,7 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captures", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
+    if arguments.smallest:
+        arguments.captures, arguments.repeats = 16, 1
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
         directory = Path(name)
         raw = directory / "raw"

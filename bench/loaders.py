@@ -213,7 +213,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--s3", action="store_true", help="read from the embedded S3 server instead of local files")
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
+    if arguments.smallest:
+        arguments.rows, arguments.repeats = 2 * BATCH, 1
     bench = bench_s3 if arguments.s3 else bench_files
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
         for line in bench(Path(name), arguments.rows, arguments.repeats):

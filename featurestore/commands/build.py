@@ -8,14 +8,20 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
 
 
 @click.command("build-features")
 @CATALOG
-@click.option("--raw", required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.")
 @click.option(
-    "--store", required=True, metavar="URL", help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+    "--raw", cls=Place, required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+@click.option(
+    "--store",
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
 @click.option(
     "--query-file",

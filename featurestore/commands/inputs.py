@@ -28,13 +28,19 @@ def services_group() -> None:
 @click.option(
     "--exec", "command", metavar="CMD", help="Run this shell command, stop the services after it, exit with its code."
 )
+@click.option(
+    "--s3-server",
+    type=click.Choice(["seaweedfs", "swift"]),
+    help="Which S3 server to run.  [default: the one that wrote the directory's objects, else SeaweedFS where it is installed]",
+)
 @click.option("--no-s3", is_flag=True, help="Leave S3 out.")
 @click.option("--no-postgres", is_flag=True, help="Leave PostgreSQL out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variables as one JSON object instead of shell lines.")
-def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_json: bool) -> None:
+def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool, no_postgres: bool, as_json: bool) -> None:
     """Run PostgreSQL and S3 on 127.0.0.1 until Ctrl-C, or for as long as one command runs.
 
-    Prints the variables that lead clients to them; HEIMDALL_RAW, HEIMDALL_STORE and HEIMDALL_MODELS name the buckets.
+    Prints the variables that lead clients to them. HEIMDALL_RAW, HEIMDALL_STORE and HEIMDALL_MODELS name the buckets: every
+    command reads them where no --raw, --store or --models is given.
 
     \b
     Examples:
@@ -50,7 +56,7 @@ def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_
         emit(foreground.environment(running), as_json, lambda _: click.echo(foreground.exports(running)))
 
     with on_stderr() as progress:
-        context = services.running(directory, postgres=not no_postgres, s3=not no_s3)
+        context = services.running(directory, postgres=not no_postgres, s3=not no_s3 and (s3_server or True))
         sys.exit(foreground.up(context, command, announce, progress))
 
 
@@ -150,6 +156,11 @@ def simulate(
     show_default=True,
     help="Type of the samples in the .npy files.",
 )
+@click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, before what labels say: websdr_id, latitude, longitude, name; a file or s3://…",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Recordings converted at the same time.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when any recording was skipped, not only when all were.")
 @JSON
@@ -159,9 +170,10 @@ def ingest(
 ) -> None:
     """Bring labelled recordings from DIRECTORY into the raw location and the catalog.
 
-    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate) and raw .cu8 .cs8 .cs16 .cf32. Times without a
-    zone are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the
-    reason; the exit code is 0 as long as one went in, see --strict.
+    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate), .uff and raw .cu8 .cs8 .cs16 .cf32. Frequency and
+    time come from headers and file names where the labels give none; SNR is estimated. Times without a zone
+    are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the reason;
+    the exit code is 0 as long as one went in, see --strict.
 
     \b
     Examples:

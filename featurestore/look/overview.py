@@ -17,6 +17,7 @@ from featurestore.store.manifest import Manifest
 from featurestore.store.sets import LATEST, list_sets, read_pointer, read_tags
 from featurestore.store.split import SPLITS, Split, unique_sessions
 from featurestore.tensor.spec import CHANNELS, SplitSpec
+from featurestore.text_table import text_table
 
 
 def summarize(store: str) -> list[dict[str, Any]]:
@@ -62,11 +63,7 @@ def list_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         return
     header = ("version", "created (UTC)", "captures", "rows", *SPLITS, "rejected", "spec", "names")
     table = [header, *(_cells(entry) for entry in found if "damaged" not in entry)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    numbers = range(2, 8)
-    for row in table:
-        padded = zip(range(len(header)), row, widths, strict=True)
-        yield "  ".join(cell.rjust(width) if i in numbers else cell.ljust(width) for i, cell, width in padded).rstrip()
+    yield from text_table(table, right=range(2, 8))
     for entry in found:
         if "damaged" in entry:
             yield f"{entry['version']}  {entry['damaged']}"

@@ -277,7 +277,7 @@ class Objects:
 
     def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
         """Write `value` as indented JSON; see `put`."""
-        return self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), create=create)
+        return self.put(key, as_json(value), create=create)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, in requests of up to 1000 where the store can; one that is already gone is no error."""
@@ -329,6 +329,11 @@ class Objects:
 def open_objects(url: str) -> Objects:
     """The objects under `url`, connected once per process."""
     return Objects(Location.parse(url))
+
+
+def as_json(value: Any) -> bytes:
+    """A document as it is stored: indented JSON."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _md5(data: WritableBytes) -> str:

@@ -50,7 +50,10 @@ TABLE_QUERY = "SELECT * FROM measurements WHERE approved"
 
 @dataclass(frozen=True)
 class CaptureRecord:
-    """One row to be written to `measurements`; `None` in an optional column means NULL, or "keep what is there"."""
+    """One row to be written to `measurements`; `None` in an optional column means NULL, or "keep what is there".
+
+    `snr_fills` is no column: it says that `snr_db` is a guess, which gives way to what the catalog says already.
+    """
 
     session_id: UUID
     websdr_id: int
@@ -62,6 +65,7 @@ class CaptureRecord:
     timestamp: datetime | None = None
     iq_key: str | None = None
     approved: bool | None = None
+    snr_fills: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,23 +119,27 @@ def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
     Captures are inserted in the order given (new ones not approved unless they say so). Of a known capture, the columns
     that are not `None` are brought up to date.
     """
-    names = [field.name for field in fields(CaptureRecord)]
+    names = [field.name for field in fields(CaptureRecord) if field.name != "snr_fills"]
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     with connect(conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE measurements IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute(
             sql.SQL(
                 "CREATE TEMP TABLE incoming ON COMMIT DROP AS"
-                " SELECT 0::bigint AS place, {columns} FROM measurements WITH NO DATA"
+                " SELECT 0::bigint AS place, FALSE AS snr_fills, {columns} FROM measurements WITH NO DATA"
             ).format(columns=columns)
         )
-        copy = sql.SQL("COPY incoming (place, {columns}) FROM STDIN").format(columns=columns)
+        copy = sql.SQL("COPY incoming (place, snr_fills, {columns}) FROM STDIN").format(columns=columns)
         given = 0
         with cursor.copy(copy) as writer:
             for capture in captures:
-                writer.write_row((given, *(getattr(capture, name) for name in names)))
+                writer.write_row((given, capture.snr_fills, *(getattr(capture, name) for name in names)))
                 given += 1
         cursor.execute("CREATE INDEX ON incoming (session_id, websdr_id)")
+        cursor.execute(
+            "UPDATE incoming i SET snr_db = NULL FROM measurements m WHERE i.snr_fills AND m.snr_db IS NOT NULL"
+            " AND m.session_id = i.session_id AND m.websdr_id = i.websdr_id"
+        )
         cursor.execute("ANALYZE incoming")
         updatable = [name for name in names if name not in ("session_id", "websdr_id")]
         changed = sql.SQL(" OR ").join(

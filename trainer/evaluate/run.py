@@ -13,17 +13,19 @@ import torch
 
 from featurestore.errors import StoreError, UsageError
 from featurestore.page import page
+from featurestore.page.charts import require_matplotlib
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import read_receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.sets import read_manifest
 from featurestore.store.split import SPLITS, Split, count_splits
+from featurestore.whole_file import whole_file
 from trainer.evaluate import plots
 from trainer.evaluate.baselines import Baseline, mean_baseline, nearest_baseline
 from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.metrics import Int64, Predictions, measure
 from trainer.evaluate.page import describe_evaluation
-from trainer.evaluate.predictions import columns, require_directory, require_format, whole_file, write_predictions
+from trainer.evaluate.predictions import columns, require_directory, require_format, write_predictions
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.evaluate.session_run import SessionRequest, evaluate_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
@@ -151,10 +153,10 @@ def _require_outputs(request: EvaluateRequest) -> None:
         require_directory(request.predictions.parent)
     if request.out is not None:
         require_directory(request.out)
-        plots.require_matplotlib()
+        require_matplotlib()
     if request.html is not None:
         page.require_place(request.html)
-        plots.require_matplotlib()
+        require_matplotlib()
 
 
 def _device(name: str) -> torch.device:

@@ -17,8 +17,9 @@ from featurestore.source.receivers import Receivers
 from featurestore.source.snapshot import format_sessions
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
+from featurestore.whole_file import whole_file
 from trainer.evaluate.baselines import Baseline
-from trainer.evaluate.predictions import whole_file, write_predictions
+from trainer.evaluate.predictions import write_predictions
 from trainer.evaluate.session_baselines import mean_sessions, nearest_sessions
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.evaluate.session_metrics import measure_sessions

@@ -21,7 +21,7 @@ from trainer.stream.prefetch import StreamStats
 from trainer.stream.session_order import SessionOrder
 from trainer.stream.source import ChunkSource, StreamOptions
 
-BEFORE = {"by": "row"}
+BEFORE = {"batches_of": "row"}
 """What was so in all states before they said it."""
 
 ORDER_SCHEMA = 1
@@ -186,9 +186,10 @@ class FeatureStream:
                 be served would be others.
         """
         for name, here in self._identity().items():
-            if state.get(name, BEFORE.get(name)) != here:
+            there = state.get(name, BEFORE.get(name))
+            if there != here:
                 raise UsageError(
-                    f"cannot resume: the state was saved with {name.replace('_', ' ')} {state.get(name)!r}, this run has "
+                    f"cannot resume: the state was saved with {name.replace('_', ' ')} {there!r}, this run has "
                     f"{here!r}; resume with the same, or begin a new run"
                 )
         self.seek(state["epoch"], state["batch"])
@@ -197,11 +198,11 @@ class FeatureStream:
         return {
             "order_schema": ORDER_SCHEMA,
             "version": self.feature_set.version,
+            "batches_of": self.options.by,
             "batch_size": self.options.batch_size,
             "world_size": self.options.world_size,
             "seed": self.options.seed,
             "pool_chunks": self.options.pool_chunks,
-            "by": self.options.by,
         }
 
     def _spec(self, epoch: int | None) -> OrderSpec:

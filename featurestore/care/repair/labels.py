@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.build.plan import make_plan
-from featurestore.build.publish import version_id
+from featurestore.build.publish import version_with
 from featurestore.build.quality import Quality
 from featurestore.care.repair.facts import look_up
 from featurestore.care.repair.places import Place
@@ -62,7 +62,7 @@ def repair_rejected(shop: Workshop, place: Place) -> str:
             f"{shop.manifest.counts['rejected']} were; {CHANGED}"
         )
     shop.objects.put_json(place.key, [asdict(entry) for entry in quality.entries()])
-    if version_id(plan, shop.manifest.basis, shop.manifest.snapshot.get(RECEIVERS)) == shop.manifest.version:
+    if version_with(plan, shop.manifest.basis, shop.manifest.snapshot.get(RECEIVERS)) == shop.manifest.version:
         return "made again from catalog and recordings; they are as they were, by the set's version"
     return "made again from catalog and recordings; they have changed since, but as many are rejected as the manifest states"
 

@@ -36,6 +36,7 @@ class IngestOptions:
         split_seconds: cut each recording into consecutive captures of this length; `None` leaves it whole.
         dtype: `complex64` or `complex128`.
         jobs: recordings converted at the same time.
+        receivers: CSV of where receivers stand, before what labels say: a file or `s3://…`.
 
     Raises:
         UsageError: when a value is impossible.
@@ -47,6 +48,7 @@ class IngestOptions:
     split_seconds: float | None = None
     dtype: ComplexName = "complex64"
     jobs: int = 2
+    receivers: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("resample_to_hz", "sample_rate_hz", "split_seconds"):
@@ -148,6 +150,20 @@ def rate_notes(recording: Recording, label: Label, options: IngestOptions) -> li
     if target_hz > rate_hz * (1 + RATE_TOLERANCE):
         notes.append(f"resampled up from {rate_hz:g} Hz: nothing lies beyond ±{rate_hz / 2:g} Hz")
     return notes
+
+
+def origin_notes(recording: Recording, label: Label) -> list[str]:
+    """What was taken from elsewhere than a label or a header proper, and from where."""
+    values = {
+        "sample_rate_hz": f"sample rate {recording.sample_rate_hz:g} Hz" if recording.sample_rate_hz else "",
+        "frequency_mhz": f"frequency {recording.frequency_mhz:.10g} MHz" if recording.frequency_mhz else "",
+        "timestamp": f"time {recording.timestamp:%Y-%m-%dT%H:%M:%S}Z" if recording.timestamp else "",
+    }
+    used = {name: source for name, source in recording.origins.items() if getattr(label, name) is None}
+    return [
+        f"{', '.join(values[name] for name in values if used.get(name) == source)} from {source}"
+        for source in dict.fromkeys(used.values())
+    ]
 
 
 def _record(recording: Recording, label: Label, session: UUID, rate_hz: float, start: int) -> CaptureRecord:

@@ -14,6 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from featurestore.corpus.ingest.formats import FORMATS
 from featurestore.corpus.ingest.times import parse_time
 from featurestore.errors import DataQualityError, UsageError
+from featurestore.source.receivers import ALTITUDES_M
 from featurestore.source.tables import EXPECTED as EXPECTED_OF_RECEIVERS
 from featurestore.source.tables import read_csv, receiver_number, require_columns, within
 
@@ -42,6 +43,10 @@ class Label:
         approved: whether the capture may become a feature; `None` keeps what the catalog says (no, if it is new).
         format: one of `FORMATS`, when the file's ending does not tell.
         swap_iq: whether Q is stored before I; `None` follows the option.
+        receiver_latitude: where the receiver stands, WGS84 degrees.
+        receiver_longitude: likewise.
+        receiver_altitude_m: above the sea.
+        receiver_name: of the receiver.
     """
 
     file: str
@@ -56,6 +61,10 @@ class Label:
     approved: bool | None = None
     format: str | None = None
     swap_iq: bool | None = None
+    receiver_latitude: float | None = None
+    receiver_longitude: float | None = None
+    receiver_altitude_m: float | None = None
+    receiver_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,10 @@ def parse_label(values: dict[str, Any]) -> Label:
         approved=_optional(values, "approved", _yes_or_no),
         format=_optional(values, "format", _format),
         swap_iq=_optional(values, "swap_iq", _yes_or_no),
+        receiver_latitude=_optional(values, "receiver_latitude", within(-90, 90)),
+        receiver_longitude=_optional(values, "receiver_longitude", within(-180, 180)),
+        receiver_altitude_m=_optional(values, "receiver_altitude_m", within(*ALTITUDES_M)),
+        receiver_name=_optional(values, "receiver_name", _text),
     )
 
 
@@ -178,6 +191,10 @@ EXPECTED = {
     "approved": "true or false",
     "format": f"one of {', '.join(FORMATS)}",
     "swap_iq": "true or false",
+    "receiver_latitude": EXPECTED_OF_RECEIVERS["latitude"],
+    "receiver_longitude": EXPECTED_OF_RECEIVERS["longitude"],
+    "receiver_altitude_m": f"metres from {ALTITUDES_M[0]} to {ALTITUDES_M[1]}",
+    "receiver_name": "a name",
 }
 
 

@@ -19,11 +19,10 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.catalog import CaptureRecord, Recorded
-from featurestore.source.receivers import Receivers, receivers_csv
+from featurestore.source.receivers import RECEIVERS_KEY, Receivers, receivers_csv
 from featurestore.source.snapshot import default_key
 
 TRUTH_KEY = "truth.csv"
-RECEIVERS_KEY = "receivers.csv"
 TASK_BYTES = 150_000_000
 """Raw samples that one task writes, roughly: a second of work, and some hundred bytes to send back per capture."""
 
