@@ -161,6 +161,7 @@ def test_summary_of_a_grid_is_that_of_the_place_wing() -> None:
     np.testing.assert_allclose(found.log_density.numpy() - 2 * np.log(unit), dense.reshape(4, -1), atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.onnx
 @pytest.mark.parametrize("fusion", ["radio-map", "attention"])
 def test_networks_export_with_both_axes_free(fusion: str, tmp_path: Path) -> None:
     import onnxruntime as ort
