@@ -53,6 +53,8 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/training.py
+	$(BIN)/python bench/training.py --s3
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
 	$(BIN)/python bench/sessions.py --sessions 4000

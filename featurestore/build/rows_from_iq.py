@@ -68,7 +68,7 @@ def compute_rows(
         return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows])
 
     n_bytes = 0
-    for rows, capture in zip(groups, _read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
+    for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
         n_bytes += capture.n_bytes
         for row, window in zip(rows, capture.windows, strict=True):
             found = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
@@ -82,7 +82,7 @@ def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> R
     return None if np.isfinite(out).all() else not_finite(z)
 
 
-def _read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
     """The results in order, several being fetched while one is used."""
     if not threads:
         yield from map(read, items)
