@@ -57,6 +57,8 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/training.py --s3
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
+	$(BIN)/python bench/sessions.py --sessions 4000
+	$(BIN)/python bench/sessions.py --levels 100000
 
 bench-check: setup  ## Does every script of bench/ still run, at its smallest size?
 	$(BIN)/python bench/check.py
