@@ -58,6 +58,13 @@ WINGS: dict[str, set[str]] = {
         "featurestore.page",
     },
     "featurestore.corpus": {"featurestore.tensor", "featurestore.objects", "featurestore.source", "featurestore.cluster"},
+    "featurestore.locate": {
+        "featurestore.corpus",
+        "featurestore.delay",
+        "featurestore.page",
+        "featurestore.place",
+        "featurestore.source",
+    },
     "featurestore.services": {"featurestore.source"},
     "featurestore.doctor": {"featurestore.tensor", "featurestore.objects", "featurestore.source", "featurestore.cluster"},
     "trainer.tracker_address": set(),
@@ -76,6 +83,7 @@ WINGS: dict[str, set[str]] = {
 
 FACES = {
     "trainer": {
+        "featurestore.place",
         "featurestore.tensor",
         "featurestore.objects",
         "featurestore.source",
@@ -85,6 +93,7 @@ FACES = {
         "featurestore.doctor",
     },
     "exporter": {
+        "featurestore.place",
         "featurestore.tensor",
         "featurestore.objects",
         "featurestore.source",

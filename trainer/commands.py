@@ -347,7 +347,7 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """
     share_cores()
     from featurestore.progress import on_stderr
-    from trainer.evaluate.run import EvaluateRequest
+    from trainer.evaluate.request import EvaluateRequest
     from trainer.evaluate.run import evaluate as run_evaluation
 
     request = EvaluateRequest(**options)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from featurestore.whole_file import whole_file
 from trainer.evaluate.baselines import Baseline
+from trainer.evaluate.captures import run_captures
 from trainer.evaluate.predictions import write_predictions
+from trainer.evaluate.request import EvaluateRequest
 from trainer.evaluate.session_baselines import mean_sessions, nearest_sessions
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.evaluate.session_metrics import measure_sessions
@@ -27,9 +29,6 @@ from trainer.evaluate.sessions import EncodedSessions, encode_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
 from trainer.network.geometry import geodesic_m
 from trainer.network.session.table import SessionTable
-
-if TYPE_CHECKING:
-    from trainer.evaluate.run import EvaluateRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +119,6 @@ def _baselines(
 
 def _against(asked: SessionRequest, split: Split, progress: Progress) -> Baseline:
     """Another network on the same split: its errors by session, or by capture when it locates captures."""
-    from trainer.evaluate.run import run_captures
-
     other = read_checkpoint(str(asked.request.against))
     feature_set = asked.feature_set
     other.features.require_same(feature_set, other.source)

@@ -15,7 +15,8 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.split import Split
-from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
 from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal

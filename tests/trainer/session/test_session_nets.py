@@ -197,4 +197,4 @@ def test_specs_refuse_what_cannot_be() -> None:
 
     for wrong in ({"fusion": "sum"}, {"receivers_by": "name"}, {"grid_km": -1.0}, {"receiver_dropout": 1.0}, {"width": 10}):
         with pytest.raises(UsageError):
-            SessionSpec(**wrong)  # type: ignore[arg-type]
+            SessionSpec(**wrong)
