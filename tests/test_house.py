@@ -25,13 +25,6 @@ WINGS: dict[str, set[str]] = {
     "featurestore.page": set(),
     "featurestore.place": set(),
     "featurestore.delay": set(),
-    "featurestore.locate": {
-        "featurestore.corpus",
-        "featurestore.delay",
-        "featurestore.page",
-        "featurestore.place",
-        "featurestore.source",
-    },
     "featurestore.source": {"featurestore.tensor", "featurestore.objects"},
     "featurestore.store": {"featurestore.tensor", "featurestore.objects", "featurestore.source"},
     "featurestore.cluster": set(),
