@@ -83,8 +83,12 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=120)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--levels", type=int, help="fit the map alone to so many simulated levels")
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     asked = parser.parse_args()
-    if asked.levels is not None:
+    if asked.smallest:
+        fit_levels(2_100)
+        asked.sessions, asked.epochs = 40, 1
+    elif asked.levels is not None:
         fit_levels(asked.levels)
         return
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:

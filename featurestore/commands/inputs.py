@@ -203,8 +203,8 @@ def ingest(
     help="Where everything goes; the same directory again goes on from there.",
 )
 @click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
-@click.option("--sessions", default=80, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
-@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Of training.")
+@click.option("--sessions", default=300, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
+@click.option("--epochs", default=3, show_default=True, type=click.IntRange(min=1), help="Of the network for single captures.")
 @click.option("--features-only", is_flag=True, help="End with the features, without training and exporting.")
 def demo(directory: Path, s3: bool, sessions: int, epochs: int, features_only: bool) -> None:
     """The whole job on simulated captures and embedded services: simulate, build, train, evaluate, export, predict.
