@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,13 @@ def write_set(objects: Objects, tensors: Tensors) -> FeatureSet:
     segments.finish(objects, segment, parts)
     unknown = np.full(n_rows, math.nan, np.float32)
     position = rng.uniform([44.5, 7.0], [45.5, 9.0], (n_rows, 2))  # (row, latitude and longitude)
-    labels = Labels(np.zeros(n_rows, np.uint8), position, unknown, unknown, np.zeros(n_rows, np.int64))
+    columns: dict[str, Any] = {
+        "split": np.zeros(n_rows, np.uint8),
+        "position": position,
+        "snr_db": unknown,
+        "frequency_mhz": unknown,
+    }
+    labels = Labels.of({**columns, "timestamp": np.zeros(n_rows, np.int64)})
     crcs, metadata = sets.write_labels(objects, BASIS, labels)
     counts = {"captures": n_rows, "rows": n_rows, "train": n_rows, "val": 0, "test": 0, "rejected": {}, "reused": 0}
     manifest = Manifest(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.objects.objects import Objects
+from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import ArrayLayout, write_array
 from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.manifest import SCHEMA, Manifest
@@ -33,7 +35,15 @@ LABEL_ATTRIBUTES = {
     "snr_db": {"units": "dB", "long_name": "signal-to-noise ratio"},
     "frequency_mhz": {"units": "MHz", "long_name": "frequency"},
     "timestamp": {"units": "ns", "long_name": "nanoseconds since 1970-01-01 UTC; the smallest int64 where unknown"},
+    "start_time_ns": {
+        "units": "ns",
+        "long_name": "of the first sample, since 1970-01-01 UTC; the smallest int64 where unknown",
+    },
+    "time_sigma_s": {"units": "s", "long_name": "standard deviation of start_time_ns"},
 }
+
+TIMES = ("start_time_ns", "time_sigma_s")
+"""Labels that a set holds only where the start of some capture is known: any other is written as before there were times."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Labels:
         snr_db: (N,) float32, NaN where unknown.
         frequency_mhz: (N,) float32, NaN where unknown.
         timestamp: (N,) int64, ns since 1970; `NO_TIMESTAMP` where unknown.
+        start_time_ns: (N,) int64, of the capture's first sample, ns since 1970; `NO_TIMESTAMP` where unknown.
+        time_sigma_s: (N,) float64, one standard deviation of it; NaN where unknown.
     """
 
     split: npt.NDArray[np.uint8]
@@ -53,6 +65,26 @@ class Labels:
     snr_db: npt.NDArray[np.float32]
     frequency_mhz: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]
+    start_time_ns: npt.NDArray[np.int64]
+    time_sigma_s: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Labels by name; without times in a set that holds none."""
+        n_rows = len(columns["split"])
+        unknown = {"start_time_ns": np.full(n_rows, NO_TIMESTAMP), "time_sigma_s": np.full(n_rows, np.nan)}
+        return cls(**{**unknown, **columns})
+
+    def stored(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that a set holds, by name."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        times = with_times(*(columns.pop(name) for name in TIMES))
+        return {**columns, **dict(zip(TIMES, times, strict=False))}
+
+
+def with_times(start_time_ns: npt.NDArray[np.int64], time_sigma_s: npt.NDArray[np.float64]) -> list[npt.NDArray[Any]]:
+    """Both where any start is known, else nothing: what a set, and its name, is made of beside its other labels."""
+    return [start_time_ns, time_sigma_s] if (start_time_ns != NO_TIMESTAMP).any() else []
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,7 @@ def has_set(objects: Objects, version: str) -> bool:
     try:
         content = json.loads(objects.get(key))
         attributes, arrays = content["attributes"], content["consolidated_metadata"]["metadata"]
-        schema, known = attributes["schema"], {field.name for field in fields(Labels)} <= set(arrays)
+        schema, known = attributes["schema"], {field.name for field in fields(Labels)} - {*TIMES} <= set(arrays)
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return False
     try:
@@ -187,18 +219,17 @@ def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[s
     """
     require_unannounced(objects, [set_path(version)])
     crcs, metadata = {}, {}
-    for field in fields(labels):
-        column = getattr(labels, field.name)
+    for name, column in labels.stored().items():
         layout = ArrayLayout(
             column.shape,
             max(1, min(LABEL_CHUNK_ROWS, len(column))),
             column.dtype.newbyteorder("<"),
             np.nan if column.dtype.kind == "f" else 0,
             ("row", "coordinate")[: column.ndim],
-            LABEL_ATTRIBUTES[field.name],
+            LABEL_ATTRIBUTES[name],
         )
-        crcs[field.name] = write_array(objects, f"{set_path(version)}/{field.name}", column, layout)
-        metadata[field.name] = layout.metadata()
+        crcs[name] = write_array(objects, f"{set_path(version)}/{name}", column, layout)
+        metadata[name] = layout.metadata()
     return crcs, metadata
 
 
