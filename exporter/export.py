@@ -27,7 +27,7 @@ from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.run import EvaluateRequest, evaluate
 from trainer.network.checkpoints import read_checkpoint
 
-SPLITS = ("val", "test")
+MEASURED = ("val", "test")
 HEADLINES = (
     "rows",
     "error_mean_m",
@@ -137,7 +137,7 @@ def _make(workshop: Workshop) -> Made:
 def _evaluate(workshop: Workshop) -> dict[str, Evaluation]:
     """The network on the splits that were not trained on, as far as they have rows."""
     request, counts, found = workshop.request, count_splits(workshop.feature_set.labels.split), {}
-    for split in SPLITS:
+    for split in MEASURED:
         if not counts[split]:
             continue
         asked = EvaluateRequest(request.checkpoint, request.store, workshop.feature_set.version, split, k=0)

@@ -17,8 +17,8 @@ from test_plan import snapshot
 
 from featurestore.objects.objects import Location, ObjectInfo, Objects, open_objects
 from featurestore.progress import Silent
-from featurestore.source.listing import MISSING, join, read_listing
-from featurestore.source.snapshot import default_key, format_session
+from featurestore.source.listing import join, read_listing
+from featurestore.source.snapshot import MISSING, default_key, format_session
 
 WHEN_US = 1_767_323_045_678_901
 

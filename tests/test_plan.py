@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.build.plan import Plan, make_plan
-from featurestore.source.listing import MISSING, Listing
-from featurestore.source.snapshot import NO_TIMESTAMP, Snapshot
+from featurestore.source.snapshot import MISSING, NO_TIMESTAMP, Listing, Snapshot
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import FeatureSpec, SplitSpec

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from featurestore.errors import DataQualityError
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.read_rows import read_rows as read_tensors
 from featurestore.store.split import Split
 
 
@@ -57,20 +58,8 @@ def read_rows(feature_set: FeatureSet, split: Split, limit: int | None = None) -
         )
     if limit is not None and limit < len(wanted):
         wanted = wanted[np.arange(limit) * len(wanted) // limit]
-    features = np.empty((len(wanted), *feature_set.spec.tensor_shape), np.float32)
-    start = 0
-    for segment in feature_set.segments:
-        layout = segment.features(feature_set.manifest.basis)
-        checksums = feature_set.checksums(segment)
-        for chunk in range(segment.n_chunks):
-            rows = layout.rows(chunk)
-            begin, end = np.searchsorted(wanted, [start + rows.start, start + rows.stop])
-            if begin < end:
-                tensors = feature_set.read_features(segment, chunk, checksums[chunk])
-                features[begin:end] = tensors[wanted[begin:end] - start - rows.start]
-        start += segment.n_rows
     return Rows(
-        features,
+        read_tensors(feature_set, wanted).astype(np.float32),
         wanted,
         feature_set.fact("capture_id")[wanted],
         feature_set.fact("window")[wanted].astype(np.int64),

@@ -14,9 +14,7 @@ from exporter.release.release import IQ_MODEL, MODEL, NUMBER
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import open_set
-from featurestore.store.split import Split
-
-SPLITS = ("train", "val", "test")
+from featurestore.store.split import SPLITS, Split
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.release.compare import BATCHES, COLUMNS, Comparison, Paired
+from exporter.release.comparison import BATCHES, COLUMNS, Comparison, Paired
 from featurestore.look.report.maps import to_plane
 from featurestore.page.charts import both_sizes, to_svg
 from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, element, figure, paragraph, table

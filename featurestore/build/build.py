@@ -19,9 +19,9 @@ from featurestore.source.listing import RawListing
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
-from featurestore.store.segments import Rejected as RejectedRows
 from featurestore.store.segments import read_holdings
 from featurestore.tensor.mel import taper
+from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 

@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.source.listing import MISSING, Listing
-from featurestore.source.snapshot import Snapshot
+from featurestore.source.snapshot import MISSING, Listing, Snapshot
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
 from featurestore.store.split import assign, on_earth
 from featurestore.tensor.rejection import Reason

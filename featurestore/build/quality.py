@@ -9,9 +9,7 @@ import numpy as np
 
 from featurestore.build.plan import NOT_WANTED, Plan, SegmentUse, explain_rejection
 from featurestore.errors import DataQualityError
-from featurestore.store.segments import Rejected as RejectedRows
-from featurestore.store.sets import Rejected
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedCapture, RejectedRows
 
 KEY_LENGTH = 200
 
@@ -61,11 +59,11 @@ class Quality:
             "withdraw their approval, or raise the fraction, and run this again: what is computed is kept"
         )
 
-    def entries(self) -> list[Rejected]:
+    def entries(self) -> list[RejectedCapture]:
         """One entry per rejected capture, in order of capture id."""
         return [self._describe(int(capture)) for capture in np.flatnonzero(self._reasons)]
 
-    def _describe(self, capture: int) -> Rejected:
+    def _describe(self, capture: int) -> RejectedCapture:
         snapshot = self._plan.snapshot
         found = self._found.get(capture)
         if self._plan.capture_reason[capture]:
@@ -75,7 +73,7 @@ class Quality:
         else:
             detail = describe_windows(found, self._plan.spec.windows_per_capture)
         reason = Reason(int(self._reasons[capture]))
-        return Rejected(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)
+        return RejectedCapture(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)
 
 
 def describe_windows(found: Mapping[int, tuple[Reason, str]], n_windows: int) -> str:

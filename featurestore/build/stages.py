@@ -25,10 +25,10 @@ from featurestore.progress import Progress
 from featurestore.store import segments as on_disk
 from featurestore.store.bases import Basis, write_basis
 from featurestore.store.presence import removed
-from featurestore.store.segments import COMPUTED, Part, Rejected, Segment, features_name
+from featurestore.store.segments import COMPUTED, Part, Segment, features_name
 from featurestore.store.split import Split
 from featurestore.tensor.moments import Moments, merge_all
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedRows
 
 REFIT_GROWTH = 2
 """A basis is fitted anew when a set has more than so many times the train rows that it came from."""
@@ -59,7 +59,7 @@ class Batch:
     is_normalized: bool = False
 
     @property
-    def rejected(self) -> Rejected:
+    def rejected(self) -> RejectedRows:
         """Rows known to be rejected, and why."""
         if self.marker is not None:
             return on_disk.read_rejected(self.marker)
@@ -148,7 +148,7 @@ class TensorBuild:
         """Valid rows of the train split; before `compute`, those that are not known to be rejected."""
         return sum(int(self.train_mask(batch, batch.served).sum()) for batch in self.batches)
 
-    def compute(self, runner: Runner, basis: Basis | None, on_part: Callable[[SegmentUse, Rejected], None]) -> None:
+    def compute(self, runner: Runner, basis: Basis | None, on_part: Callable[[SegmentUse, RejectedRows], None]) -> None:
         """Compute and write every chunk that is missing; normalized at once when there is a basis already.
 
         Args:

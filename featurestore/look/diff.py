@@ -13,8 +13,8 @@ from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.sets import Labels
 from featurestore.store.split import Split
+from featurestore.tensor.spec import CHANNELS
 
-CHANNELS = ("I", "Q", "magnitude")
 COUNTS = ("captures", "rows", "train", "val", "test")
 SHOWN_IDS = 10
 

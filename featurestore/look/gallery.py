@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.look.overview import CHANNELS, SPLITS
 from featurestore.look.report.spectrograms import band_ticks
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import SPLITS
+from featurestore.tensor.spec import CHANNELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,8 @@ from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.manifest import Manifest
 from featurestore.store.sets import LATEST, list_sets, read_pointer, read_tags
-from featurestore.store.split import Split, unique_sessions
-from featurestore.tensor.spec import SplitSpec
-
-CHANNELS = ("I", "Q", "magnitude")
-SPLITS = ("train", "val", "test")
+from featurestore.store.split import SPLITS, Split, unique_sessions
+from featurestore.tensor.spec import CHANNELS, SplitSpec
 
 
 def summarize(store: str) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import compress, islice
 from json.encoder import encode_basestring_ascii as _quote
 from queue import Full, Queue
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from featurestore.objects.objects import ObjectInfo, Objects
 from featurestore.progress import Progress
-from featurestore.source.snapshot import Snapshot
+from featurestore.source.snapshot import MISSING, Listing, Snapshot
 
 USUAL_PREFIX = "sessions"
 BATCH = 2_500
@@ -25,22 +24,6 @@ BATCHES_AHEAD = 50
 
 PATIENCE_S = 0.2
 """How soon the listing ends when it is not wanted any more."""
-
-MISSING = -1
-"""Size of a capture whose object was not listed."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What the raw location says of each capture of a snapshot, in its order.
-
-    Attributes:
-        size_bytes: (n,) int64; `MISSING` where there is no object.
-        source_digest: (n, 16) uint8; zeros where there is no object.
-    """
-
-    size_bytes: npt.NDArray[np.int64]
-    source_digest: npt.NDArray[np.uint8]
 
 
 class RawListing:

@@ -80,3 +80,20 @@ def format_sessions(session_id: npt.NDArray[np.uint8]) -> list[str]:
     texts[:, _DIGIT_PLACES] = digits
     joined = texts.tobytes().decode()
     return [joined[start : start + 36] for start in range(0, len(joined), 36)]
+
+
+MISSING = -1
+"""Size of a capture whose object was not listed."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the raw location says of each capture of a snapshot, in its order.
+
+    Attributes:
+        size_bytes: (n,) int64; `MISSING` where there is no object.
+        source_digest: (n, 16) uint8; zeros where there is no object.
+    """
+
+    size_bytes: npt.NDArray[np.int64]
+    source_digest: npt.NDArray[np.uint8]

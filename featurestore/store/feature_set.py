@@ -22,7 +22,8 @@ from featurestore.store.segments import (
     read_features_crcs,
     read_marker,
 )
-from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, Rejected, read_manifest, read_spec, resolve, set_path
+from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, read_manifest, read_spec, resolve, set_path
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ class FeatureSet:
         return Labels.of({name: read_array(self.objects, f"{path}/{name}") for name in self.manifest.labels})
 
     @cached_property
-    def rejected(self) -> list[Rejected]:
+    def rejected(self) -> list[RejectedCapture]:
         """The captures that could not become features, in order of their id."""
-        return [Rejected(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
+        return [RejectedCapture(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
 
     def fact(self, name: str) -> npt.NDArray[Any]:
         """One column of row facts (`capture_id`, `window`, `session_id`, `websdr_id`, …) of all rows of its segments."""

@@ -21,7 +21,7 @@ from featurestore.software import versions
 from featurestore.store.chunks import ArrayLayout, read_array, read_layout, write_array
 from featurestore.store.gc_notices import require_stored, require_unannounced
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedRows
 from featurestore.tensor.spec import FeatureSpec
 
 SCHEMA = 1
@@ -46,9 +46,6 @@ REASON = "reason"
 COMPUTED = ("logmel", "content")
 """Arrays that computing a chunk writes, whatever the basis."""
 
-Rejected = dict[int, tuple[Reason, str]]
-"""Rejected rows of a segment: row → reason and detail."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -60,7 +57,7 @@ class Part:
     """
 
     crc32c: dict[str, int]
-    rejected: Rejected
+    rejected: RejectedRows
 
     def to_json(self) -> dict[str, Any]:
         """As written to `parts/`."""
@@ -221,7 +218,7 @@ def _marker_of_another(objects: Objects, segment: Segment, parts: dict[int, Part
     return marker
 
 
-def write_reason(objects: Objects, segment: Segment, rejected: Rejected) -> None:
+def write_reason(objects: Objects, segment: Segment, rejected: RejectedRows) -> None:
     """Write the array `reason`."""
     reason = np.zeros(segment.n_rows, np.uint8)
     for row, (code, _) in rejected.items():
@@ -229,7 +226,7 @@ def write_reason(objects: Objects, segment: Segment, rejected: Rejected) -> None
     write_array(objects, f"{segment.path}/{REASON}", reason, column_layout(REASON, segment.n_rows))
 
 
-def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> None:
+def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: RejectedRows) -> None:
     """Write `segment.json`.
 
     Args:
@@ -241,7 +238,7 @@ def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]],
     objects.put_json(f"{segment.path}/segment.json", _marker(segment, crcs, rejected))
 
 
-def _marker(segment: Segment, crcs: dict[str, list[int]], rejected: Rejected) -> dict[str, Any]:
+def _marker(segment: Segment, crcs: dict[str, list[int]], rejected: RejectedRows) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "spec": segment.spec.id,
@@ -303,7 +300,7 @@ def read_features_crcs(objects: Objects, segment: Segment, basis: str, marker: d
     return crcs
 
 
-def read_rejected(marker: dict[str, Any]) -> Rejected:
+def read_rejected(marker: dict[str, Any]) -> RejectedRows:
     """Which rows a complete segment rejects, and why."""
     return _rejected_from_json(marker["rejected"])
 
@@ -372,9 +369,9 @@ def group_metadata(attributes: dict[str, Any], arrays: dict[str, Any]) -> dict[s
     }
 
 
-def _rejected_to_json(rejected: Rejected) -> list[list[Any]]:
+def _rejected_to_json(rejected: RejectedRows) -> list[list[Any]]:
     return [[row, reason.label, detail] for row, (reason, detail) in sorted(rejected.items())]
 
 
-def _rejected_from_json(content: list[Any]) -> Rejected:
+def _rejected_from_json(content: list[Any]) -> RejectedRows:
     return {row: (Reason[label.upper()], detail) for row, label, detail in content}

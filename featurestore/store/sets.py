@@ -23,6 +23,7 @@ from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_labels, require_whole
 from featurestore.store.segments import group_metadata
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
 LATEST = "latest"
@@ -85,16 +86,6 @@ class Labels:
 def with_times(start_time_ns: npt.NDArray[np.int64], time_sigma_s: npt.NDArray[np.float64]) -> list[npt.NDArray[Any]]:
     """Both where any start is known, else nothing: what a set, and its name, is made of beside its other labels."""
     return [start_time_ns, time_sigma_s] if (start_time_ns != NO_TIMESTAMP).any() else []
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An entry of `rejected.json`."""
-
-    capture_id: int
-    iq_key: str
-    reason: str
-    detail: str
 
 
 def set_path(version: str) -> str:
@@ -233,7 +224,7 @@ def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[s
     return crcs, metadata
 
 
-def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[Rejected]) -> None:
+def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[RejectedCapture]) -> None:
     """Write the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
 
     Raises:

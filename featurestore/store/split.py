@@ -19,6 +19,9 @@ from featurestore.tensor.spec import SplitSpec
 CIRCLE = 2.0**64
 
 
+SPLITS = ("train", "val", "test")
+
+
 class Split(IntEnum):
     """What the `split` array of a feature set holds; the numbers are part of the format."""
 

@@ -35,3 +35,17 @@ class Rejection:
 
     reason: Reason
     detail: str
+
+
+RejectedRows = dict[int, tuple[Reason, str]]
+"""Rejected rows of a segment: row → reason and detail."""
+
+
+@dataclass(frozen=True)
+class RejectedCapture:
+    """An entry of `rejected.json`."""
+
+    capture_id: int
+    iq_key: str
+    reason: str
+    detail: str

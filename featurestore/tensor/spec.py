@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ID_DIGITS = 12
 
 
+CHANNELS = ("I", "Q", "magnitude")
+
+
 def canonical_json(value: Any) -> str:
     """One text for one value: keys sorted, no spaces, integral numbers without a fraction (as RFC 8785 has it)."""
     return json.dumps(_integral(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

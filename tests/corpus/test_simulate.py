@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
+from featurestore.corpus.simulate import simulate as module
 from featurestore.corpus.simulate.session import transmission
 from featurestore.corpus.simulate.simulate import Destination, SimulationReport, plan_tasks, simulate
-from featurestore.corpus.simulate.simulate import simulate as module
 from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import RECEIVERS, REPEATER_SITES, distance_m
 from featurestore.errors import UsageError

@@ -13,7 +13,8 @@ from exports_for_tests import Built, invoke, json_of, published
 from onnx import helper, numpy_helper
 
 from exporter.graph.onnx_file import ExportedGraph, describe, read_model, write
-from exporter.release.compare import CompareRequest, Interval, compare, paired_interval
+from exporter.release.compare import CompareRequest, compare, paired_interval
+from exporter.release.comparison import Interval
 from featurestore.errors import UsageError
 from featurestore.store.split import Split
 from featurestore.tensor.spec import FeatureSpec
@@ -111,7 +112,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, graph: ExportedGraph, check
 
 
 def test_better_worse_and_the_same(models: str, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.release.compare.MIN_SESSIONS", 3)  # the set is small
+    monkeypatch.setattr("exporter.release.comparison.MIN_SESSIONS", 3)  # the set is small
     verdicts = {}
     for a, b in (("1.1.0", "1.2.0"), ("1.2.0", "1.1.0"), ("1.0.0", "1.3.0")):
         found = compare(CompareRequest(models, a, b, str(built.corpus.store), draws=500))

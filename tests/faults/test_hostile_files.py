@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from featurestore.objects.objects import Location, open_objects
 from featurestore.source.captures import CaptureReader, not_finite
-from featurestore.source.listing import Listing, RawListing
+from featurestore.source.listing import RawListing
+from featurestore.source.snapshot import Listing
 from featurestore.store.feature_set import open_set
 from featurestore.tensor.mel import LogMel
 from featurestore.tensor.rejection import REASONS, Reason, Rejection

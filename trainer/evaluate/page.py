@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.look.report.labelled_rows import read_tensors
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.page.page import Card, Html, Page, Section, beside, charts, figure, paragraph, table
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.read_rows import read_rows
 from featurestore.store.split import Split
 from trainer.evaluate.charts import (
     calibration_figures,
@@ -139,7 +139,7 @@ def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
     predictions = found.predictions
     order = np.argsort(-predictions.error_m, kind="stable")
     drawn = order[:WORST]
-    tensors = read_tensors(feature_set, found.row[drawn])
+    tensors = read_rows(feature_set, found.row[drawn])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     capture = feature_set.fact("capture_id")[found.row]
     figures = []

@@ -17,7 +17,7 @@ from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import read_receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.sets import read_manifest
-from featurestore.store.split import Split, count_splits
+from featurestore.store.split import SPLITS, Split, count_splits
 from trainer.evaluate import plots
 from trainer.evaluate.baselines import Baseline, mean_baseline, nearest_baseline
 from trainer.evaluate.evaluation import Evaluation
@@ -29,7 +29,6 @@ from trainer.network.geometry import Float64
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.source import StreamOptions
 
-SPLITS = ("train", "val", "test")
 DEVICES = ("auto", "cpu", "cuda")
 
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featurestore.errors import ServiceUnavailableError, UsageError, first_line
-from featurestore.tensor.spec import differing_fields
+from featurestore.tensor.spec import CHANNELS, differing_fields
 from trainer.network.loss import bounded_sigma
 from trainer.network.torchvision_ops import declare_missing_ops
 
 SIZES = {size: f"convnext_{size}" for size in ("tiny", "small", "base", "large")}
-CHANNELS = 3  # Re z, Im z, |z|
 STRIDE = 32  # of every ConvNeXt: the stem's 4, then 2 in each of three stages
 EMBEDDING = 512
 HEAD = (EMBEDDING, 128, 64, 2)
@@ -252,7 +251,7 @@ def _create_backbone(spec: NetworkSpec, *, pretrained: bool) -> nn.Module:
     try:
         # num_classes=0 leaves pooling and the last norm, and drops the classifier.
         return timm.create_model(
-            spec.timm_name, pretrained=pretrained, in_chans=CHANNELS, num_classes=0, drop_path_rate=spec.drop_path
+            spec.timm_name, pretrained=pretrained, in_chans=len(CHANNELS), num_classes=0, drop_path_rate=spec.drop_path
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         cause = first_line(error)
@@ -305,10 +304,10 @@ def _pad(x: Tensor) -> Tensor:
     and 40 would silently lose some. Padding keeps all of them, and 0 is each band's mean in normalized tensors, hence
     says nothing; stretching to 32 instead would invent values between coefficients that are no neighbours.
     """
-    if x.ndim != 4 or x.shape[1] != CHANNELS or 0 in x.shape[2:]:
+    if x.ndim != 4 or x.shape[1] != len(CHANNELS) or 0 in x.shape[2:]:
         raise UsageError(
-            f"the network got a tensor of shape {tuple(x.shape)}, and takes (batch, {CHANNELS}, n_bands, n_frames) with at "
-            "least one band and one frame; give it normalized tensors of a feature set"
+            f"the network got a tensor of shape {tuple(x.shape)}, and takes (batch, {len(CHANNELS)}, n_bands, n_frames) "
+            "with at least one band and one frame; give it normalized tensors of a feature set"
         )
     bands, frames = (-side % STRIDE for side in x.shape[2:])
     return functional.pad(x, (0, frames, 0, bands)) if bands or frames else x

@@ -9,7 +9,7 @@ import numpy as np
 
 from featurestore.errors import UsageError
 from trainer.evaluate.plots import DPI, IDEAL, NETWORK, WIDTH, require_matplotlib
-from trainer.sweep.report import SweepReport, TrialRow
+from trainer.sweep.results import SweepReport, TrialRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

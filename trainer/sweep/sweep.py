@@ -21,7 +21,8 @@ from featurestore.store.sets import LATEST
 from trainer.fitting.interrupt import InterruptedTrainingError
 from trainer.fitting.request import TrainRequest
 from trainer.sweep.plan import StudyPlan
-from trainer.sweep.report import SweepReport, make_report
+from trainer.sweep.report import make_report
+from trainer.sweep.results import SweepReport
 from trainer.sweep.space import parse_space, with_values
 from trainer.sweep.study import FAILURE, SharedStudy
 from trainer.sweep.tracking import SweepRun

@@ -12,7 +12,7 @@ from trainer.sweep.study import SharedStudy
 from trainer.sweep.trial import Outcome
 
 if TYPE_CHECKING:
-    from trainer.sweep.report import SweepReport
+    from trainer.sweep.results import SweepReport
 
 PARENT_RUN, BEST_RUN, BEST_TAG = "mlflow_run_id", "best_run_id", "sweep.best"
 

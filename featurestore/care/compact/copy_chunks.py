@@ -15,7 +15,8 @@ import numpy.typing as npt
 from featurestore.build.chunk_tasks import ChunkDone, content_digest
 from featurestore.objects.objects import Objects, open_objects
 from featurestore.store.chunks import ChunkBuffer, read_chunk
-from featurestore.store.segments import Part, Rejected, Segment
+from featurestore.store.segments import Part, Segment
+from featurestore.tensor.rejection import RejectedRows
 
 CACHE_BYTES = 256 * 2**20
 """Source chunks that a process keeps for its next tasks: those of small segments have rows for almost every chunk."""
@@ -65,7 +66,7 @@ class MergeChunk:
     chunk: int
     arrays: tuple[str, ...]
     sources: tuple[Source, ...]
-    rejected: Rejected
+    rejected: RejectedRows
 
 
 def merge_chunk(task: MergeChunk) -> ChunkDone:

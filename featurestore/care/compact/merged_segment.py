@@ -20,9 +20,9 @@ from featurestore.store import segments as on_disk
 from featurestore.store.chunks import read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.rows import RowFacts
-from featurestore.store.segments import COMPUTED, READERS, Part, Rejected, Segment, features_name
+from featurestore.store.segments import COMPUTED, READERS, Part, Segment, features_name
 from featurestore.store.split import Split
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedRows
 
 
 class Compaction:
@@ -49,7 +49,7 @@ class Compaction:
         n_windows = opened.spec.windows_per_capture
         self.index: Index = SetRows(self.facts, reason, self.served, found, opened.rejected, n_windows).merged()
         bad = np.flatnonzero(reason[self.index] != Reason.VALID).tolist()
-        self.rejected: Rejected = {row: found[int(self.index[row])] for row in bad}
+        self.rejected: RejectedRows = {row: found[int(self.index[row])] for row in bad}
         name = self.facts.take(self.index).segment_id(opened.spec.id)
         self.segment = self._target(name)
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from featurestore.build.quality import describe_windows
 from featurestore.source.snapshot import default_key
 from featurestore.store.rows import RowFacts
-from featurestore.store.sets import Rejected
-from featurestore.tensor.rejection import Reason
+from featurestore.tensor.rejection import Reason, RejectedCapture
 
 WITHOUT_ROWS = (Reason.MISSING_OBJECT, Reason.SAMPLE_RATE_MISMATCH, Reason.BAD_POSITION)
 """Captures rejected by catalog or listing have no rows. (A row whose object vanished before it was read is no row either.)"""
@@ -41,7 +40,7 @@ class SetRows:
     reason: npt.NDArray[np.uint8]
     served: Mask
     found: Mapping[int, tuple[Reason, str]]
-    rejected: Sequence[Rejected]
+    rejected: Sequence[RejectedCapture]
     n_windows: int
 
     def merged(self) -> Index:
@@ -94,7 +93,7 @@ class SetRows:
                 chosen += its if scores[recording] == best else []
         return np.array(chosen, np.int64)
 
-    def _score(self, entry: Rejected, recording: Recording, rows: Sequence[int]) -> tuple[bool, bool, bool]:
+    def _score(self, entry: RejectedCapture, recording: Recording, rows: Sequence[int]) -> tuple[bool, bool, bool]:
         """How well rows of a recording fit the entry of their capture."""
         _, session, receiver = recording
         windows = {int(self.facts.window[row]): self.found[row] for row in reversed(rows)}

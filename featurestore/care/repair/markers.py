@@ -9,8 +9,8 @@ from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_chunk
-from featurestore.store.segments import COMPUTED, Rejected, Segment, add_features, write_marker
-from featurestore.tensor.rejection import Reason
+from featurestore.store.segments import COMPUTED, Segment, add_features, write_marker
+from featurestore.tensor.rejection import Reason, RejectedRows
 
 LOST = "unknown: it was lost with the segment's marker"
 
@@ -28,7 +28,7 @@ def repair_marker(shop: Workshop, place: Place) -> str:
             f"it would hold the checksums of chunks that are not whole ({str(error).partition(';')[0]}); "
             "delete segment.json, and build-features computes the segment again"
         ) from error
-    rejected: Rejected = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
+    rejected: RejectedRows = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
     write_marker(shop.objects, segment, crcs, rejected)
     lost = ", and why its rows are rejected, but not the details of that" if rejected else ""
     return f"written again; it holds the checksums that the chunks carry, the software of now{lost}"

@@ -16,8 +16,8 @@ from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreErr
 from featurestore.objects.objects import Location, Objects, ReadBytes, WritableBytes, open_objects
 from featurestore.progress import Progress
 from featurestore.source import catalog
-from featurestore.source.listing import Listing, read_listing
-from featurestore.source.snapshot import Snapshot
+from featurestore.source.listing import read_listing
+from featurestore.source.snapshot import Listing, Snapshot
 from featurestore.store import rows
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_array, read_layout
 from featurestore.store.manifest import Manifest

@@ -13,8 +13,13 @@ from featurestore.errors import HeimdallError, StoreError
 from featurestore.progress import Progress
 from featurestore.store.bases import bases_path, read_basis
 from featurestore.store.manifest import Manifest
+<<<<<<< HEAD
 from featurestore.store.sets import TIMES, Labels, Rejected, read_manifest, read_spec, set_path
+=======
+from featurestore.store.sets import Labels, read_manifest, read_spec, set_path
+>>>>>>> main
 from featurestore.store.split import count_splits
+from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
 
 READERS = 8
@@ -127,7 +132,7 @@ def _check_labels(inspector: Inspector, manifest: Manifest, copies: dict[str, An
     rejected = inspector.document(f"{path}/rejected.json")
     if rejected is not None:
         try:
-            n_rejected = len([Rejected(**entry) for entry in rejected])
+            n_rejected = len([RejectedCapture(**entry) for entry in rejected])
         except TypeError as error:
             inspector.note(DAMAGED, f"{path}/rejected.json", f"is no list of rejected captures ({error})")
         else:

@@ -17,7 +17,7 @@ from featurestore.source.snapshot import NO_TIMESTAMP, format_session
 from featurestore.store.split import Split, unique_sessions
 from featurestore.tensor.mel import band_edges_hz
 from featurestore.tensor.moments import MIN_STD
-from featurestore.tensor.spec import FeatureSpec, SplitSpec
+from featurestore.tensor.spec import CHANNELS, FeatureSpec, SplitSpec
 
 MIN_SESSIONS = 25
 """Errors of location vary about as much as their mean, and a session has one position: a mean error over n sessions is
@@ -47,8 +47,7 @@ MAX_UNKNOWN_LABELS = 0.10
 MIN_STD_DB = 0.5
 """Noise of a constant level alone moves the widest band of the defaults by 0.8 dB (I and Q; docs/audit.md)."""
 
-SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
-CHANNELS = ("I", "Q", "magnitude")
+PARTS = (Split.TRAIN, Split.VAL, Split.TEST)
 
 Index = npt.NDArray[np.int64]
 
@@ -103,10 +102,10 @@ def _equal_content(rows: ServedRows) -> Iterator[Finding]:
 
 
 def _splits(rows: ServedRows, split: SplitSpec, session_split: npt.NDArray[np.uint8]) -> Iterator[Finding]:
-    n_rows = {part: int((rows.split == part).sum()) for part in SPLITS}
+    n_rows = {part: int((rows.split == part).sum()) for part in PARTS}
     shares = {Split.TRAIN: 1.0, Split.VAL: split.val_fraction, Split.TEST: split.test_fraction}
     more = "approve more sessions, raise --val-fraction and --test-fraction, or cross-validate with --fold"
-    for part in SPLITS:
+    for part in PARTS:
         name, n_sessions = part.name.lower(), int((session_split == part).sum())
         figures = {"split": name, "rows": n_rows[part], "sessions": n_sessions}
         if not n_sessions and shares[part]:
@@ -151,7 +150,7 @@ def _receivers(rows: ServedRows) -> Iterator[Finding]:
 
 
 def _sessions(rows: ServedRows, first: Index, session: Index) -> Iterator[Finding]:
-    for part in SPLITS:
+    for part in PARTS:
         counts = np.bincount(session[rows.split == part], minlength=len(first))
         held = np.flatnonzero(counts)
         if len(held) >= MIN_SESSIONS:  # else each has a large share anyway, and that there are few is said

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.look.overview import CHANNELS, SPLITS
-from featurestore.look.report.labelled_rows import chunk_rows, read_chunk_rows
 from featurestore.look.report.maps import SPLIT_COLOURS
 from featurestore.look.report.spectrograms import band_ticks, to_decibels
 from featurestore.page.charts import to_svg
 from featurestore.page.page import Html
 from featurestore.store.bases import Basis
 from featurestore.store.feature_set import FeatureSet
-from featurestore.tensor.spec import FeatureSpec
+from featurestore.store.read_rows import chunk_rows, read_chunk_rows
+from featurestore.store.split import SPLITS
+from featurestore.tensor.spec import CHANNELS, FeatureSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.look.overview import SPLITS
-from featurestore.look.report.labelled_rows import LabelledRows, read_tensors
+from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.page.page import Html, charts, element, figure
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.read_rows import read_rows
+from featurestore.store.split import SPLITS
 
 MAX_RECEIVERS = 6
 STRENGTHS = ("weak", "middling", "strong")
@@ -37,7 +38,7 @@ def draw_examples(feature_set: FeatureSet, rows: LabelledRows) -> list[Html]:
     """
     chosen = choose_examples(rows)
     places = np.concatenate([*chosen.values(), np.empty(0, np.int64)])
-    tensors = read_tensors(feature_set, rows.row[places])
+    tensors = read_rows(feature_set, rows.row[places])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     by_place = dict(zip(places.tolist(), tensors, strict=True))
     parts: list[Html] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self
@@ -10,10 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.look.overview import SPLITS
 from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.split import unique_sessions
+from featurestore.store.split import SPLITS, unique_sessions
 
 Int64 = npt.NDArray[np.int64]
 
@@ -77,47 +75,3 @@ class LabelledRows:
     def captures(self) -> Self:
         """The first row of each capture: captures may have several windows."""
         return self.select(np.sort(np.unique(self.capture_id, return_index=True)[1]))
-
-
-def sample_chunks(feature_set: FeatureSet, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
-    """(segment, chunk) of some of a set's chunks, drawn without replacement, in order: all of them when they are so few.
-
-    Rows are in order of their sessions' hash, so that whole chunks are a fair sample of sessions.
-    """
-    all_chunks = list(_all_chunks(feature_set))
-    drawn = np.random.default_rng(seed).permutation(len(all_chunks))[:wanted]
-    return [all_chunks[index] for index in np.sort(drawn)]
-
-
-def chunk_rows(feature_set: FeatureSet, chunk: tuple[int, int]) -> range:
-    """The rows of the set that a chunk holds."""
-    first = sum(segment.n_rows for segment in feature_set.segments[: chunk[0]])
-    rows = feature_set.segments[chunk[0]].features(feature_set.manifest.basis).rows(chunk[1])
-    return range(first + rows.start, first + rows.stop)
-
-
-def read_chunk_rows(feature_set: FeatureSet, chunk: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """The tensors of a chunk, (row, 3, band, frame), checked; NaN where a row was rejected."""
-    segment = feature_set.segments[chunk[0]]
-    return feature_set.read_features(segment, chunk[1], feature_set.checksums(segment)[chunk[1]])
-
-
-def read_tensors(feature_set: FeatureSet, rows: Int64) -> npt.NDArray[np.float16]:
-    """The tensors of a few rows, (row, 3, band, frame): only the chunks that hold them are read, each once.
-
-    Raises:
-        StoreError: when a chunk is missing or damaged.
-    """
-    found = np.empty((len(rows), *feature_set.spec.tensor_shape), np.float16)
-    for chunk in _all_chunks(feature_set):
-        held = chunk_rows(feature_set, chunk)
-        places = np.flatnonzero((rows >= held.start) & (rows < held.stop))
-        if len(places):
-            found[places] = read_chunk_rows(feature_set, chunk)[rows[places] - held.start]
-    return found
-
-
-def _all_chunks(feature_set: FeatureSet) -> Iterator[tuple[int, int]]:
-    for number, segment in enumerate(feature_set.segments):
-        for chunk in range(segment.n_chunks):
-            yield number, chunk

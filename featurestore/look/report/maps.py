@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.look.overview import SPLITS
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.page.charts import both_sizes
 from featurestore.page.page import Html
 from featurestore.source.receivers import Receivers
+from featurestore.store.split import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

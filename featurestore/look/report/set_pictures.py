@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.look.overview import CHANNELS, SPLITS
 from featurestore.look.report.by_receiver import MAX_DRAWN, Timeline, draw_timeline
 from featurestore.look.report.distributions import (
     CHANNEL_COLOURS,
@@ -19,11 +18,14 @@ from featurestore.look.report.distributions import (
     draw_statistic,
 )
 from featurestore.look.report.examples import MAX_RECEIVERS, draw_examples
-from featurestore.look.report.labelled_rows import LabelledRows, chunk_rows, sample_chunks
+from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.maps import SPLIT_COLOURS, Places, draw_map, find_places
 from featurestore.page.page import Html, Key, Section, beside, charts, figure, paragraph, shorten, table
 from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.read_rows import chunk_rows, sample_chunks
+from featurestore.store.split import SPLITS
+from featurestore.tensor.spec import CHANNELS
 
 SAMPLE_CHUNKS = 8
 """At most so many are read, for pictures and distributions: 100 MB at the default spec."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.look.overview import SPLITS, show
+from featurestore.look.overview import show
 from featurestore.look.report import set_pictures
 from featurestore.look.report.history import draw_builds, read_history, rows_per_s
 from featurestore.look.report.labelled_rows import LabelledRows
@@ -17,6 +17,7 @@ from featurestore.page.page import Card, Html, Key, Page, Section, beside, figur
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import Receivers, read_receivers
 from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.store.split import SPLITS
 
 EXAMPLES_PER_REASON = 3
 SPEC_MEANING = {

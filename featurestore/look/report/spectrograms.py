@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.look.overview import CHANNELS
 from featurestore.page.charts import to_svg
 from featurestore.page.page import Html
 from featurestore.store.bases import Basis
 from featurestore.tensor.mel import band_edges_hz
-from featurestore.tensor.spec import FeatureSpec
+from featurestore.tensor.spec import CHANNELS, FeatureSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
