@@ -13,11 +13,7 @@ from featurestore.errors import HeimdallError, StoreError
 from featurestore.progress import Progress
 from featurestore.store.bases import bases_path, read_basis
 from featurestore.store.manifest import Manifest
-<<<<<<< HEAD
-from featurestore.store.sets import TIMES, Labels, Rejected, read_manifest, read_spec, set_path
-=======
-from featurestore.store.sets import Labels, read_manifest, read_spec, set_path
->>>>>>> main
+from featurestore.store.sets import TIMES, Labels, read_manifest, read_spec, set_path
 from featurestore.store.split import count_splits
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
