@@ -166,7 +166,7 @@ def compute_chunk(task: ComputeChunk) -> ChunkDone:
     n_rows = len(task.keys)
     for row in rejected:
         logmel[row] = np.nan
-    crcs = {"logmel": _put_once(objects, f"{segment.path}/logmel", segment.logmel(), task.chunk, bench.logmel)}
+    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel(), task.chunk, bench.logmel)}
     rejected = _as_written(logmel[:n_rows], rejected)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
@@ -185,7 +185,7 @@ def compute_chunk(task: ComputeChunk) -> ChunkDone:
     return ChunkDone(segment.segment, task.chunk, n_rows, n_bytes, part, moments)
 
 
-def _put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffer: ChunkBuffer) -> int:
+def put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffer: ChunkBuffer) -> int:
     """Write a chunk, unless a whole one is there: then take that over into `buffer`. Returns its checksum."""
     n_rows = len(layout.rows(chunk))
     crc = buffer.seal(n_rows)
@@ -241,7 +241,7 @@ def _write_features(
     segment = task.segment
     basis.normalize((represent(segment.spec, row) for row in logmel), bench.features.rows)
     path = f"{segment.path}/{features_name(basis.id)}"
-    return _put_once(open_objects(task.store_url), path, segment.features(basis.id), task.chunk, bench.features)
+    return put_once(open_objects(task.store_url), path, segment.features(basis.id), task.chunk, bench.features)
 
 
 def compute_rows(
@@ -268,7 +268,7 @@ def compute_rows(
         return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows])
 
     n_bytes = 0
-    for rows, capture in zip(groups, _read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
+    for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
         n_bytes += capture.n_bytes
         for row, window in zip(rows, capture.windows, strict=True):
             found = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
@@ -282,7 +282,7 @@ def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> R
     return None if np.isfinite(out).all() else not_finite(z)
 
 
-def _read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
     """The results in order, several being fetched while one is used."""
     if not threads:
         yield from map(read, items)

@@ -40,6 +40,7 @@ LABEL_ATTRIBUTES = {
         "units": "ns",
         "long_name": "of the first sample, since 1970-01-01 UTC; the smallest int64 where unknown",
     },
+    "clock_sigma_s": {"units": "s", "long_name": "standard deviation of the start of both captures of a pair"},
     "time_sigma_s": {"units": "s", "long_name": "standard deviation of start_time_ns"},
 }
 
@@ -148,7 +149,8 @@ def has_set(objects: Objects, version: str) -> bool:
     try:
         content = json.loads(objects.get(key))
         attributes, arrays = content["attributes"], content["consolidated_metadata"]["metadata"]
-        schema, known = attributes["schema"], {field.name for field in fields(Labels)} - {*TIMES} <= set(arrays)
+        needed = {field.name for field in fields(Labels)} - {*TIMES} if attributes["basis"] else set(attributes["labels"])
+        schema, known = attributes["schema"], needed <= set(arrays)
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return False
     try:
@@ -203,14 +205,21 @@ def point(objects: Objects, version: str, tag: str | None = None) -> None:
 
 
 def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[str, list[int]], dict[str, Any]]:
-    """Write the label arrays of a set; returns the checksums of their chunks, and their metadata.
+    """Write the label arrays of a set of tensors; as `write_columns`."""
+    return write_columns(objects, version, labels.stored())
+
+
+def write_columns(
+    objects: Objects, version: str, columns: Mapping[str, npt.NDArray[Any]]
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Write label arrays; returns the checksums of their chunks, and their metadata.
 
     Raises:
         ServiceUnavailableError: when `features gc` is removing a set of that name.
     """
     require_unannounced(objects, [set_path(version)])
     crcs, metadata = {}, {}
-    for name, column in labels.stored().items():
+    for name, column in columns.items():
         layout = ArrayLayout(
             column.shape,
             max(1, min(LABEL_CHUNK_ROWS, len(column))),
