@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from featurestore.commands.shell import JSON, QUIET, STORE, emit, share_cores
+from featurestore.commands.shell import JSON, QUIET, STORE, Place, emit, share_cores
 
 MODELS = click.option(
-    "--models", required=True, metavar="URL", help="Where releases are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+    "--models",
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where releases are: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
 REGISTRY = click.option(
     "--registry-uri", envvar="MLFLOW_TRACKING_URI", default="sqlite:///mlflow.db", show_default=True, help="Of MLflow."
@@ -35,7 +40,9 @@ NO_REGISTRY = click.option("--no-registry", is_flag=True, help="Without MLflow."
     type=click.Choice(["features", "iq"]),
     help="iq adds model-iq.onnx, which takes raw IQ; needs --raw.  [default: iq with --raw, else features]",
 )
-@click.option("--raw", metavar="URL", help="Where the set's captures are: the IQ graph is validated on some of them.")
+@click.option(
+    "--raw", cls=Place, metavar="URL", help="Where the set's captures are: the IQ graph is validated on some of them."
+)
 @click.option("--captures", default=16, show_default=True, help="Of how many, at most.")
 @click.option(
     "--precision",
@@ -228,12 +235,25 @@ def open_registry(uri: str, model: str, without: bool) -> Any:
     return registry.open_registry(registry.RegistryRequest(uri, model))
 
 
+def _without_idle_places(options: dict[str, Any]) -> dict[str, Any]:
+    """`predict`'s options, but HEIMDALL_STORE beside captures, and HEIMDALL_MODELS beside a model that says where it is."""
+    from exporter.release.latest import LATEST
+    from exporter.release.release import NUMBER
+
+    idle = {
+        "store": bool(options["captures"]),
+        "models": not (options["model"] == LATEST or NUMBER.fullmatch(options["model"])),
+    }
+    source = click.get_current_context().get_parameter_source
+    return options | {name: None for name in idle if idle[name] and source(name) is ParameterSource.ENVIRONMENT}
+
+
 @click.command()
 @click.argument("model")
 @click.argument("captures", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--models", metavar="URL", help="Where releases are; MODEL is a number then, or latest.")
+@click.option("--models", cls=Place, metavar="URL", help="Where releases are; MODEL is a number then, or latest.")
 @click.option("--sample-rate-hz", type=float, help="Of the captures; .npy files do not say it.")
-@click.option("--store", metavar="URL", help="Predict from rows of a feature set there, instead of captures.")
+@click.option("--store", cls=Place, metavar="URL", help="Predict from rows of a feature set there, instead of captures.")
 @click.option(
     "--features", "version", help="Feature set: a version or a tag.  [default: the one that the network was trained on]"
 )
@@ -263,15 +283,17 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict model-iq.onnx recording.npy --sample-rate-hz 192000 --json
     """
     share_cores()
-    from exporter.predict.predict import PredictRequest, format_of, write_out
+    from exporter.predict.predict import PredictRequest, format_of
     from exporter.predict.predict import predict as run_prediction
     from featurestore.progress import on_stderr
+    from featurestore.whole_file import whole_file
 
-    request, chosen = PredictRequest(**options), format_of(form, out, ellipses=ellipses)
+    request, chosen = PredictRequest(**_without_idle_places(options)), format_of(form, out, ellipses=ellipses)
     with on_stderr(quiet) as progress:
         found = run_prediction(request, progress)
     if out is not None:
-        write_out(found.write(chosen, ellipses=ellipses), out)
+        with whole_file(out) as file:
+            file.write(found.write(chosen, ellipses=ellipses).encode())
     if as_json:
         click.echo(json.dumps(found.to_json(), allow_nan=False))
     elif out is None:

@@ -19,3 +19,11 @@ CREATE TABLE measurements (
 -- ALTER TABLE measurements ADD COLUMN IF NOT EXISTS start_time_ns BIGINT,
 --                          ADD COLUMN IF NOT EXISTS time_sigma_s DOUBLE PRECISION;
 
+-- Where receivers stand; optional. Read with the captures, kept in feature sets.
+CREATE TABLE receivers (
+  websdr_id   INTEGER PRIMARY KEY,
+  name        TEXT,
+  latitude    DOUBLE PRECISION NOT NULL,   -- WGS84 degrees
+  longitude   DOUBLE PRECISION NOT NULL,
+  altitude_m  DOUBLE PRECISION             -- above the sea
+);

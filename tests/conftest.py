@@ -1,4 +1,4 @@
-"""Real servers for tests: they start when the first test asks for one, once per test process."""
+"""Real servers for tests: they start when the first test asks for one, once for all processes of a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from shared_services import shared
 
-from featurestore.services import SHADOWING, Running, postgres, running
+from featurestore.services import SHADOWING, Running, postgres
 from featurestore.source.catalog import create_table
 
 pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it gives at the end
@@ -34,10 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """PostgreSQL and S3, both empty but for the usual table and buckets."""
-    with running(tmp_path_factory.mktemp("services")) as services:
-        yield services
+def services(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Running:
+    """PostgreSQL and S3 for all test processes; what one test does with them stays in databases and buckets of its own."""
+    return shared(tmp_path_factory, request.config, "services", postgres=True, s3=True)
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Running:
+    """The other S3 server, likewise: what works with both was written for neither."""
+    return shared(tmp_path_factory, request.config, "swift", postgres=False, s3="swift")
 
 
 @pytest.fixture
@@ -54,9 +60,16 @@ def catalog(services: Running) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_environment(services: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+def s3_services(request: pytest.FixtureRequest) -> Running:
+    """The S3 server that this test uses; `both_servers` makes it each of the two in turn."""
+    services: Running = request.getfixturevalue("swift" if getattr(request, "param", None) == "swift" else "services")
+    return services
+
+
+@pytest.fixture
+def s3_environment(s3_services: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """The variables by which S3 clients find the server, set for this test; whatever else they would read is out of sight."""
-    variables = {name: value for name, value in services.environment.items() if name.startswith("AWS_")}
+    variables = {name: value for name, value in s3_services.environment.items() if name.startswith("AWS_")}
     for name in SHADOWING:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -68,10 +81,10 @@ def s3_environment(services: Running, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.fixture
-def bucket(services: Running, s3_environment: dict[str, str]) -> str:
+def bucket(s3_services: Running, s3_environment: dict[str, str]) -> str:
     """The URL of a fresh, empty bucket, with the environment set so that it can be used."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    services.create_buckets(name)
+    s3_services.create_buckets(name)
     return f"s3://{name}"
 
 

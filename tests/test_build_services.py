@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -277,14 +278,22 @@ def test_features_list_and_show(corpus: Corpus) -> None:
     assert "too_short" in text
 
 
-def test_gallery_draws_pictures(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_report_saves_its_pictures(corpus: Corpus, tmp_path: Path) -> None:
+    """Each is a document of its own: well-formed, in colours and not in variables of the page's style sheet."""
     corpus.add(*range(6))
     corpus.build()
-    result = command("features", "gallery", "--store", str(corpus.store), "--out", str(tmp_path / "pictures"), "--rows", "3")
+    page, pictures = tmp_path / "features.html", tmp_path / "pictures"
+    result = command("features", "report", "--store", str(corpus.store), "--html", str(page), "--out", str(pictures))
     assert result.exit_code == 0, result.output
-    for line in result.stdout.splitlines():
-        assert Path(line).read_bytes().startswith(b"\x89PNG")
-    assert len(result.stdout.splitlines()) == 2
+    written = [Path(line) for line in result.stdout.splitlines()]
+    assert written[0] == page
+    assert len(written) > 6
+    assert sorted(pictures.iterdir()) == sorted(written[1:])
+    for path in written[1:]:
+        text = path.read_text()
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in text
+    assert any("map" in path.name for path in written)
 
 
 def test_settings_come_from_the_usual_variables(corpus: Corpus, services: Any) -> None:

@@ -14,58 +14,213 @@ import pytest
 from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {
-    "tensor/mel",
-    "tensor/moments",
-    "tensor/rejection",
-    "tensor/spec",
-    "build/plan",
-    "build/quality",
-    "store/manifest",
-    "store/rows",
-    "store/split",
-    "source/snapshot",
-    "delay/band",
-    "delay/crosscorrelation",
-    "delay/heard",
-    "delay/pairs",
-    "delay/segments",
-    "place/density",
-    "place/geodesic",
-    "place/grid",
-    "place/posterior",
-    "look/audit/audit",
-    "look/audit/equality",
-    "look/audit/findings",
+PACKAGES = ("featurestore", "trainer", "exporter")
+
+SMALL = {"errors", "progress", "redaction", "software", "text_table", "whole_file"}
+"""Single files of `featurestore/` that every wing of it may use."""
+
+WINGS: dict[str, set[str]] = {
+    "featurestore.tensor": set(),
+    "featurestore.objects": set(),
+    "featurestore.page": set(),
+    "featurestore.place": set(),
+    "featurestore.delay": {"featurestore.corpus"},
+    "featurestore.source": {"featurestore.tensor", "featurestore.objects"},
+    "featurestore.store": {"featurestore.tensor", "featurestore.objects", "featurestore.source"},
+    "featurestore.cluster": set(),
+    "featurestore.build": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.cluster",
+    },
+    "featurestore.care": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.cluster",
+        "featurestore.build",
+    },
+    "featurestore.look": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.page",
+    },
+    "featurestore.pairs": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.cluster",
+        "featurestore.build",
+        "featurestore.care",
+        "featurestore.delay",
+        "featurestore.place",
+    },
+    "featurestore.corpus": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.cluster",
+        "featurestore.place",
+    },
+    "featurestore.services": {"featurestore.source"},
+    "featurestore.doctor": {"featurestore.tensor", "featurestore.objects", "featurestore.source", "featurestore.cluster"},
+    "trainer.tracker_address": set(),
+    "trainer.stream": set(),
+    "trainer.network": {"trainer.stream"},
+    "trainer.evaluate": {"trainer.stream", "trainer.network", "trainer.tracker_address"},
+    "trainer.fitting": {"trainer.stream", "trainer.network", "trainer.evaluate", "trainer.tracker_address"},
+    "trainer.sweep": {"trainer.stream", "trainer.network", "trainer.evaluate", "trainer.fitting", "trainer.tracker_address"},
+    "trainer.doctor": {"trainer.tracker_address"},
+    "exporter.graph": set(),
+    "exporter.release": {"exporter.graph"},
+    "exporter.predict": {"exporter.graph", "exporter.release"},
+    "exporter.validate": {"exporter.graph", "exporter.release", "exporter.predict"},
 }
-IO = {"boto3", "obstore", "psycopg", "zarr", "dask", "distributed", "os", "pathlib", "socket", "subprocess"}
+"""Which wings of its own package a wing may import; a new arrow is a decision, and stands here."""
+
+FACES = {
+    "trainer": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.page",
+        "featurestore.look",
+        "featurestore.doctor",
+    },
+    "exporter": {
+        "featurestore.tensor",
+        "featurestore.objects",
+        "featurestore.source",
+        "featurestore.store",
+        "featurestore.page",
+        "featurestore.look",
+        "trainer.network",
+        "trainer.evaluate",
+        "trainer.tracker_address",
+    },
+}
+"""Which wings of the packages below it a package may import, beside the small files; `commands` may import all."""
+
 FORBIDDEN = {
     "featurestore": {"torch", "lightning", "timm", "mlflow", "onnx", "trainer", "exporter", "cli"},
     "trainer": {"dask", "distributed", "psycopg", "exporter", "cli"},
     "exporter": {"dask", "distributed", "psycopg", "cli"},
 }
 
+PURE = (
+    "featurestore.tensor.mel",
+    "featurestore.tensor.moments",
+    "featurestore.tensor.rejection",
+    "featurestore.tensor.spec",
+    "featurestore.build.plan",
+    "featurestore.build.quality",
+    "featurestore.store.manifest",
+    "featurestore.store.rows",
+    "featurestore.store.split",
+    "featurestore.source.snapshot",
+    "featurestore.look.audit.audit",
+    "featurestore.look.audit.equality",
+    "featurestore.look.audit.findings",
+    "featurestore.delay.pairs",
+    "featurestore.place.posterior",
+    "featurestore.pairs.spec",
+    "featurestore.pairs.rows",
+    "featurestore.pairs.plan",
+)
+IO = {"boto3", "obstore", "psycopg", "zarr", "dask", "distributed"}
+"""What a pure module does not load, by itself or through others."""
 
-def imports(path: Path) -> set[str]:
-    """Names of packages that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+
+def modules() -> dict[str, Path]:
+    """Every module of the product, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
     return found
 
 
-@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """What a file imports when it runs, anywhere in it; names that only types need are left out."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) | ({node.module} if names - MODULES.keys() else set())
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+def wing(module: str) -> str:
+    """`featurestore.care.gc.sweep` → `featurestore.care`."""
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_imports_run_one_way(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        assert not imports(path) & FORBIDDEN[package], path
+        assert not packages(path) & FORBIDDEN[package], path
 
 
-def test_pure_modules_do_no_io() -> None:
-    for name in PURE:
-        assert not imports(ROOT / "featurestore" / f"{name}.py") & IO, name
+def test_wings_import_only_what_their_table_says() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        own = wing(module)
+        if own not in WINGS:  # commands, and single files above the wings
+            continue
+        package = own.partition(".")[0]
+        may = WINGS[own] | FACES.get(package, set()) | {f"featurestore.{name}" for name in SMALL} | {own, package}
+        wrong += [f"{module} -> {name}" for name in imported(path) & MODULES.keys() if wing(name) not in may]
+    assert not wrong
+
+
+def test_every_wing_is_in_the_table() -> None:
+    folders = {wing(module) for module, path in MODULES.items() if path.name == "__init__.py" and "." in module}
+    assert folders - {"featurestore.commands"} <= WINGS.keys()
+
+
+def test_imports_have_no_circles() -> None:
+    """A module that imports another is never imported by it, on whatever way: Kahn's algorithm takes all away."""
+    edges = {module: (imported(path) & MODULES.keys()) - {module} for module, path in MODULES.items()}
+    while leaves := {module for module, others in edges.items() if not others}:
+        edges = {module: others - leaves for module, others in edges.items() if module not in leaves}
+    assert not edges
+
+
+def test_pure_modules_load_nothing_that_does_io() -> None:
+    code = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *PURE], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not IO & set(done.stdout.split())
+
+
+def test_every_wing_says_what_lives_in_it() -> None:
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, module
 
 
 def test_only_the_build_side_touches_the_catalog_and_dask() -> None:
@@ -76,8 +231,8 @@ def test_only_the_build_side_touches_the_catalog_and_dask() -> None:
 
 
 def test_sql_is_written_in_one_place() -> None:
-    users = {path.name for path in (ROOT / "featurestore").rglob("*.py") if "psycopg" in imports(path)}
-    assert users == {"catalog.py", "postgres.py"}
+    users = {path.name for path in (ROOT / "featurestore").rglob("*.py") if "psycopg" in packages(path)}
+    assert users <= {"catalog.py", "catalog_tables.py", "postgres.py"}
 
 
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -39,8 +39,17 @@ EVERY_WAY: dict[str, Action] = {
 }
 
 
-@pytest.fixture(params=["file", "s3"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test of objects on files and on both S3 servers, every other one on both servers."""
+    if "objects" in metafunc.fixturenames:
+        places = {"file": ("file", "seaweedfs"), "seaweedfs": ("s3", "seaweedfs"), "swift": ("s3", "swift")}
+        metafunc.parametrize(("objects", "s3_services"), places.values(), indirect=True, ids=places)
+    elif "s3_services" in metafunc.fixturenames:
+        metafunc.parametrize("s3_services", ["seaweedfs", "swift"], indirect=True)
+
+
+@pytest.fixture
+def objects(request: pytest.FixtureRequest, s3_services: Running, tmp_path: Path) -> Objects:
     if request.param == "file":
         return Objects(Location.parse(str(tmp_path / "with space" / "prefix")))
     return Objects(Location.parse(f"{request.getfixturevalue('bucket')}/with-prefix"))
@@ -191,7 +200,9 @@ def test_wrong_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, variabl
     monkeypatch.setenv(variable, "wrong:wrong")
     objects = Objects(Location.parse(bucket))
     for action in EVERY_WAY.values():
-        with pytest.raises(StoreError, match=r"access to s3://.* was refused \(The request signature .*AWS_SECRET_ACCESS_KEY"):
+        with pytest.raises(
+            StoreError, match=r"access to s3://.* was refused \(The (request signature|access key ID) .*AWS_SECRET_ACCESS_KEY"
+        ):
             action(objects)
 
 
@@ -277,8 +288,10 @@ def test_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_https_where_http_is_spoken(services: Running, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    point_at(monkeypatch, services.endpoint.replace("http:", "https:"))
+def test_https_where_http_is_spoken(
+    s3_services: Running, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(monkeypatch, s3_services.endpoint.replace("http:", "https:"))
     with pytest.raises(ServiceUnavailableError, match="https:// should perhaps be http://"):
         Objects(Location("s3://some-bucket/p")).check()
 

@@ -31,7 +31,7 @@ from featurestore.look.report.distributions import Values
 from featurestore.look.report.examples import choose_examples
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.maps import SPLIT_COLOURS, draw_map, find_places
-from featurestore.look.report.set_report import write_set_report
+from featurestore.look.report.set_report import ReportRequest, write_set_report
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.objects.objects import Location
 from featurestore.page.charts import to_svg
@@ -176,7 +176,7 @@ def test_of_a_large_set_only_a_sample_is_read(world: World, tmp_path: Path, monk
     monkeypatch.setattr(FeatureSet, "read_features", spy)
     monkeypatch.setattr("featurestore.look.report.set_pictures.SAMPLE_CHUNKS", 2)
     path = tmp_path / "set.html"
-    write_set_report(world.store, world.version, path)
+    write_set_report(ReportRequest(world.store, world.version, path))
     assert len(set(read)) == 2
     said = re.search(r"Of (\d+) of 64 rows, in whole chunks drawn with seed 0", read_page(path).text)
     assert said is not None
@@ -208,7 +208,7 @@ def test_values_and_levels_are_those_of_the_store(world: World) -> None:
 
 def test_cepstra_are_no_levels(world: World, tmp_path: Path) -> None:
     version = world.corpus.build(spec=replace(SMALL, n_mfcc=6)).version
-    write_set_report(world.store, version, tmp_path / "mfcc.html")
+    write_set_report(ReportRequest(world.store, version, tmp_path / "mfcc.html"))
     page = read_page(tmp_path / "mfcc.html")
     assert any(label.startswith("Distribution of cepstral coefficients") for label in page.labels)
     assert "dBFS. " not in page.text
@@ -218,7 +218,7 @@ def test_of_captures_of_which_little_is_known(world: World, tmp_path: Path) -> N
     """Two sessions without SNR, frequency and time, two windows from each capture."""
     world.corpus.sql('UPDATE measurements SET snr_db = NULL, frequency_mhz = NULL, "timestamp" = NULL, approved = id <= 6')
     version = world.corpus.build(spec=replace(SMALL, windows_per_capture=2)).version
-    write_set_report(world.store, version, tmp_path / "little.html")
+    write_set_report(ReportRequest(world.store, version, tmp_path / "little.html"))
     page = read_page(tmp_path / "little.html")
     assert (page.cards["rows"], page.cards["sessions"]) == ("12", "2")
     assert "The times of all 6 captures are unknown" in page.text
@@ -335,13 +335,13 @@ def test_examples_are_weak_middling_and_strong() -> None:
 
 def test_what_cannot_be_written_is_said_first(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"is a directory; give the name of a file in it"):
-        write_set_report(world.store, world.version, tmp_path)
+        write_set_report(ReportRequest(world.store, world.version, tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="its directory cannot be made"):
-        write_set_report(world.store, world.version, tmp_path / "file" / "set.html")
+        write_set_report(ReportRequest(world.store, world.version, tmp_path / "file" / "set.html"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match="reports need matplotlib; install it: pip install matplotlib"):
-        write_set_report(world.store, world.version, tmp_path / "set.html")
+    with pytest.raises(UsageError, match="pictures need matplotlib, which is not installed: pip install matplotlib"):
+        write_set_report(ReportRequest(world.store, world.version, tmp_path / "set.html"))
     assert not (tmp_path / "set.html").exists()

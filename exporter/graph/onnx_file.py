@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from onnx import ModelProto
 
 from exporter.graph.metadata import GraphInfo
 from featurestore.errors import UsageError, first_line
+from featurestore.whole_file import whole_file
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; the megabyte is for the graph around the weights."""
@@ -142,11 +142,6 @@ def write(model: ModelProto, path: Path | str, info: GraphInfo) -> ExportedGraph
     describe(model, info)
     check(model, path.name)
     data = model.SerializeToString(deterministic=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written ({error.strerror}); give a file in a directory that exists") from error
+    with whole_file(path) as file:
+        file.write(data)
     return ExportedGraph(path, hashlib.sha256(data).hexdigest(), len(data), info)

@@ -155,18 +155,3 @@ def format_of(form: str | None, out: Path | None, *, ellipses: bool) -> str:
     if ellipses and chosen != "geojson":
         raise UsageError(f"--ellipses with a {chosen}: only GeoJSON has them; add --format geojson")
     return chosen
-
-
-def write_out(text: str, out: Path) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UsageError: when that cannot be done.
-    """
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another file") from error

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from exporter.predict.predictor import Predicted
+from featurestore.text_table import text_table
 
 FORMATS = ("table", "csv", "geojson")
 SUFFIXES = {".csv": "csv", ".geojson": "geojson", ".json": "geojson", ".txt": "table"}
@@ -82,9 +83,7 @@ class PredictionTable:
             names = [str(record[name]) for name in self.about]
             degrees = [f"{record['latitude']:.4f}", f"{record['longitude']:.4f}"]
             rows.append([*names, *degrees, f"{record['sigma_east_m'] / 1000:.2f}", f"{record['sigma_north_m'] / 1000:.2f}"])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join(lines) + "\n"
+        return "\n".join(text_table(rows, right=range(len(rows[0])))) + "\n"
 
     def _geojson(self, ellipses: bool) -> dict[str, Any]:
         """RFC 7946: longitude first; rings against the clock, closed."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.text_table import text_table
 from trainer.evaluate.metrics import Int64, Predictions
 
 BATCHES = (1, 32)
@@ -129,11 +130,8 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """For people: both side by side, then the difference, then the verdict."""
-        table = self.side_by_side()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield f"on {self.rows:,} rows of the {self.split} split of feature set {self.feature_set}"
-        for row in table:
-            yield "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2])])
+        yield from text_table(self.side_by_side(), right=(1, 2))
         found = self.difference
         yield (
             f"error of {self.b.release} less that of {self.a.release}, row by row: {found.mean_m / 1000:+.3f} km on average, "

@@ -9,6 +9,7 @@ from exporter.release.latest import read_latest, read_release
 from exporter.release.release import Release, list_releases
 from featurestore.errors import UsageError
 from featurestore.objects.objects import Location, open_objects
+from featurestore.text_table import text_table
 
 SHOWN_SPLITS = ("test", "val")
 
@@ -66,9 +67,7 @@ def list_lines(found: dict[str, Any]) -> Iterator[str]:
                 _median(about),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from text_table(rows)
     if found["incomplete"]:
         yield f"not complete, being written or left by an export that was killed: {', '.join(found['incomplete'])}"
 

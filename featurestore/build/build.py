@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+
+import numpy as np
 
 from featurestore.build.plan import Plan, SegmentUse, make_plan
 from featurestore.build.publish import BuildReport, Outcome, publish, version_id
@@ -16,6 +18,8 @@ from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.listing import RawListing
+from featurestore.source.receivers import Receivers, read_receivers
+from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
@@ -23,6 +27,8 @@ from featurestore.store.segments import read_holdings
 from featurestore.tensor.mel import taper
 from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
+
+SHOWN_RECEIVERS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class BuildRequest:
         tag: name to give the set.
         workers: processes on this machine; 0 works in this process, `None` decides by the amount of work.
         scheduler: address of a Dask scheduler to use instead.
+        receivers: CSV of where receivers stand, before what the catalog says: a file or `s3://…`.
     """
 
     catalog: str = field(repr=False)  # it may hold a password
@@ -56,6 +63,7 @@ class BuildRequest:
     tag: str | None = None
     workers: int | None = None
     scheduler: str | None = None
+    receivers: str | None = None
 
 
 def build(request: BuildRequest, progress: Progress) -> BuildReport:
@@ -109,6 +117,7 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
     Raises:
         DataQualityError: when no capture is approved.
     """
+    given = None if request.receivers is None else read_receivers(request.receivers)
     raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
     raw.check()
     if not request.store.is_local:
@@ -121,6 +130,7 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
                 "or bring some in with ingest or simulate"
             )
         progress.say(f"catalog: {len(snapshot):,} approved captures")
+        snapshot = _place_receivers(snapshot, given, progress)
         listing = listed.join(snapshot, progress)
     plan = make_plan(request.spec, request.split, snapshot, listing, read_holdings(objects, request.spec))
     if plan.rows_to_compute:
@@ -130,6 +140,20 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
         f"(about {plan.bytes_to_read / 1e6:,.0f} MB to read)"
     )
     return plan
+
+
+def _place_receivers(snapshot: Snapshot, given: Receivers | None, progress: Progress) -> Snapshot:
+    """Let a table that was given come before the catalog's, and say which receivers neither knows."""
+    if given is not None:
+        given = given.select(snapshot.websdr_id)
+        snapshot = replace(snapshot, receivers=given if snapshot.receivers is None else given.or_else(snapshot.receivers))
+    if snapshot.receivers is not None:
+        heard = np.unique(snapshot.websdr_id)
+        lacking = np.setdiff1d(heard, snapshot.receivers.websdr_id).tolist()
+        unknown = f"; not known: {', '.join(map(str, lacking[:SHOWN_RECEIVERS]))}" if lacking else ""
+        more = ", …" if len(lacking) > SHOWN_RECEIVERS else ""
+        progress.say(f"receivers: {len(snapshot.receivers):,} of {len(heard):,} known by their place{unknown}{more}")
+    return snapshot
 
 
 def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality: Quality, progress: Progress) -> Basis:

@@ -19,6 +19,7 @@ from featurestore.progress import Progress, format_seconds
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.manifest import Manifest
+from featurestore.store.set_receivers import RECEIVERS, receivers_id
 from featurestore.tensor.rejection import Reason
 
 SHOWN_LENGTH = 60
@@ -159,11 +160,13 @@ def _changes(objects: Objects, plan: Plan, parent: Manifest) -> dict[str, list[A
         **sets.read_spec(objects, parent.spec).to_json(),
         **{f"split_{name}": value for name, value in parent.split.items()},
         "query": parent.snapshot["query"],
+        RECEIVERS: parent.snapshot.get(RECEIVERS),
     }
     now = {
         **plan.spec.to_json(),
         **{f"split_{name}": value for name, value in plan.split.to_json().items()},
         "query": plan.snapshot.query,
+        RECEIVERS: receivers_id(plan.snapshot.receivers),
     }
     return {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
 

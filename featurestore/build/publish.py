@@ -23,6 +23,7 @@ from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store import sets
 from featurestore.store.bases import Basis
 from featurestore.store.manifest import Manifest, SegmentRef
+from featurestore.store.set_receivers import named_receivers, receivers_id
 from featurestore.store.sets import Labels
 from featurestore.store.split import Split, count_splits
 from featurestore.tensor.spec import ID_DIGITS, canonical_json
@@ -145,13 +146,14 @@ def publish(objects: Objects, outcome: Outcome) -> None:
     plan = outcome.plan
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
+    named = named_receivers(receivers_id(plan.snapshot.receivers))
     manifest = Manifest(
         version=outcome.version,
         spec=plan.spec.id,
         basis=outcome.basis.id,
         segments=tuple(SegmentRef(use.segment, len(use.rows)) for use in plan.segments),
         split=plan.split.to_json(),
-        snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query},
+        snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query, **named},
         counts=outcome.counts,
         labels=crcs,
         parent=None if latest == outcome.version else latest,  # its manifest was damaged, and is written again
@@ -159,17 +161,28 @@ def publish(objects: Objects, outcome: Outcome) -> None:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=outcome.seconds,
     )
-    sets.publish(objects, manifest, metadata, outcome.quality.entries())
+    sets.publish(objects, manifest, metadata, outcome.quality.entries(), plan.snapshot.receivers)
 
 
 def version_id(plan: Plan, basis: str) -> str:
-    """The name of a feature set: spec, basis, split, and every capture with its object and all its labels.
+    """The name of a feature set, by what its plan knows of receivers; see `version_with`."""
+    return version_with(plan, basis, receivers_id(plan.snapshot.receivers))
+
+
+def version_with(plan: Plan, basis: str, receivers: str | None) -> str:
+    """The name of a feature set: spec, basis, split, receivers, and every capture with its object and all its labels.
 
     The segments are part of it, since the label arrays follow their order: two builders that find the same rows in other
     segments must not write under one name.
+
+    Args:
+        plan: of the build.
+        basis: its name.
+        receivers: digest of the table of receivers; `None` where there is none.
     """
     segments = sorted(use.segment for use in plan.segments)
     head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
+    head |= named_receivers(receivers)
     snapshot = plan.snapshot
     columns: tuple[npt.NDArray[Any], ...] = (
         snapshot.capture_id,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
 
 _SPLIT = (
     click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation."),
@@ -38,9 +38,15 @@ def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa:
 
 @click.command("build-features")
 @CATALOG
-@click.option("--raw", required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.")
 @click.option(
-    "--store", required=True, metavar="URL", help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+    "--raw", cls=Place, required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+@click.option(
+    "--store",
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where features go: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
 @click.option(
     "--query-file",
@@ -73,6 +79,11 @@ def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa:
     default=0.05,
     show_default=True,
     help="Publish nothing, and exit with 3, when more captures are rejected.",
+)
+@click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, before what the catalog's table says: websdr_id, latitude, longitude, name; a file or s3://…",
 )
 @click.option("--tag", metavar="NAME", help="Give the feature set a name.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, Place, emit
 
 
 @click.group("features")
@@ -56,35 +56,6 @@ def show_features(version: str, store: str, as_json: bool, quiet: bool) -> None:
     emit(found, as_json, lambda shown: click.echo("\n".join(show_lines(shown))))
 
 
-@features_group.command("gallery")
-@click.argument("version", default="latest")
-@STORE
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="gallery",
-    show_default=True,
-    help="Directory for the pictures; created when absent.",
-)
-@click.option("--rows", default=6, show_default=True, type=click.IntRange(1, 24), help="Tensors to draw.")
-@QUIET
-def gallery_features(version: str, store: str, out: Path, rows: int, quiet: bool) -> None:
-    """Draw tensors of a feature set, and its mean and std, as PNG. VERSION may be a tag; default: the latest.
-
-    \b
-    Examples:
-      heimdall features gallery --store ./features --out pictures
-    """
-    from featurestore import open_set
-    from featurestore.look.gallery import draw
-    from featurestore.progress import on_stderr
-
-    with on_stderr(quiet) as progress:
-        paths = draw(open_set(store, version), out, rows, progress)
-    for path in paths:
-        click.echo(path)
-
-
 @features_group.command("report")
 @click.argument("version", default="latest")
 @STORE
@@ -97,9 +68,16 @@ def gallery_features(version: str, store: str, out: Path, rows: int, quiet: bool
     show_default=True,
     help="The page; its directory is created when absent.",
 )
+@click.option(
+    "--out",
+    "pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also save every picture of the page there, as SVG; the directory is created when absent.",
+)
 @RECEIVERS
 @QUIET
-def report_features(version: str, store: str, path: Path, receivers: str | None, quiet: bool) -> None:
+def report_features(version: str, store: str, path: Path, pictures: Path | None, receivers: str | None, quiet: bool) -> None:
     """Write a feature set's report as one HTML page: spec, counts, map, tensors, statistics, receivers, rejections, builds.
 
     The page needs no network, and prints. Pictures and distributions are of a sample when the set is large: at most eight
@@ -109,20 +87,23 @@ def report_features(version: str, store: str, path: Path, receivers: str | None,
     Examples:
       heimdall features report --store ./features --html features.html
       heimdall features report baseline --store s3://features --html reports/baseline.html --receivers receivers.csv
+      heimdall features report --store ./features --html features.html --out pictures
     """
-    from featurestore.look.report.set_report import write_set_report
+    from featurestore.look.report.set_report import ReportRequest, write_set_report
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
-        write_set_report(store, version, path, progress, receivers)
-    click.echo(path)
+        written = write_set_report(ReportRequest(store, version, path, receivers, pictures), progress)
+    click.echo("\n".join(map(str, written)))
 
 
 @features_group.command("verify")
 @click.argument("version", default="latest")
 @STORE
 @click.option("--deep", is_flag=True, help="Also compute a sample of rows from IQ again, and compare; needs --raw.")
-@click.option("--raw", metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory.")
+@click.option(
+    "--raw", cls=Place, metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
 @click.option("--rows", default=64, show_default=True, type=click.IntRange(min=1), help="Rows that --deep computes again.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides which rows.")
 @JSON
@@ -161,7 +142,7 @@ def verify_features(
 @features_group.command("repair")
 @click.argument("version", default="latest")
 @STORE
-@click.option("--raw", metavar="URL", help="Where captures are; log-mel can only be computed from them.")
+@click.option("--raw", cls=Place, metavar="URL", help="Where captures are; log-mel can only be computed from them.")
 @CATALOG
 @click.option("--dry-run", is_flag=True, help="Do all the work, but write nothing to the store.")
 @JSON

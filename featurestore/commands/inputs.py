@@ -28,13 +28,19 @@ def services_group() -> None:
 @click.option(
     "--exec", "command", metavar="CMD", help="Run this shell command, stop the services after it, exit with its code."
 )
+@click.option(
+    "--s3-server",
+    type=click.Choice(["seaweedfs", "swift"]),
+    help="Which S3 server to run.  [default: the one that wrote the directory's objects, else SeaweedFS where it is installed]",
+)
 @click.option("--no-s3", is_flag=True, help="Leave S3 out.")
 @click.option("--no-postgres", is_flag=True, help="Leave PostgreSQL out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variables as one JSON object instead of shell lines.")
-def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_json: bool) -> None:
+def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool, no_postgres: bool, as_json: bool) -> None:
     """Run PostgreSQL and S3 on 127.0.0.1 until Ctrl-C, or for as long as one command runs.
 
-    Prints the variables that lead clients to them; HEIMDALL_RAW, HEIMDALL_STORE and HEIMDALL_MODELS name the buckets.
+    Prints the variables that lead clients to them. HEIMDALL_RAW, HEIMDALL_STORE and HEIMDALL_MODELS name the buckets: every
+    command reads them where no --raw, --store or --models is given.
 
     \b
     Examples:
@@ -50,7 +56,7 @@ def up(directory: Path, command: str | None, no_s3: bool, no_postgres: bool, as_
         emit(foreground.environment(running), as_json, lambda _: click.echo(foreground.exports(running)))
 
     with on_stderr() as progress:
-        context = services.running(directory, postgres=not no_postgres, s3=not no_s3)
+        context = services.running(directory, postgres=not no_postgres, s3=not no_s3 and (s3_server or True))
         sys.exit(foreground.up(context, command, announce, progress))
 
 

@@ -89,20 +89,35 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+class Place(click.Option):
+    """`--raw`, `--store` or `--models`, which also reads HEIMDALL_RAW, …: what `services up` prints, for all commands alike.
+
+    A variable of the command's own (HEIMDALL_BUILD_FEATURES_RAW) counts more.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        own = super().resolve_envvar_value(ctx)
+        return own or os.environ.get(f"HEIMDALL_{str(self.name).upper()}") or None
+
+
 # Options that several commands have.
 CATALOG = click.option(
     "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
 )
 RAW_TO = click.option(
-    "--raw", required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+    "--raw", cls=Place, required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory."
 )
 STORE = click.option(
-    "--store", required=True, metavar="URL", help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+    "--store",
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
 RECEIVERS = click.option(
     "--receivers",
     metavar="CSV",
-    help="Where receivers stand, for the map: websdr_id, latitude, longitude, name; a file or s3://…",
+    help="Where receivers stand, before what the set says: websdr_id, latitude, longitude, name; a file or s3://…",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")

@@ -1,1 +1,1 @@
-"""Looking at feature sets: overview, diff, trace, gallery, audit, report. Nothing here writes to the store."""
+"""Looking at feature sets: overview, diff, trace, audit, report. Nothing here writes to the store."""

@@ -28,7 +28,7 @@ class Difference:
     Attributes:
         a: version of A.
         b: version of B.
-        parameters: `spec.NAME`, `split.NAME` and `query` where they differ.
+        parameters: `spec.NAME`, `split.NAME`, `query` and `receiver.NUMBER`, its place, where they differ.
         counts: captures, rows, rows of each split, and `rejected.REASON`, where they differ.
         added: ids of captures that only B serves, sorted.
         removed: ids of captures that only A serves.
@@ -141,7 +141,14 @@ def _parameters(opened: FeatureSet) -> dict[str, Any]:
         **{f"spec.{name}": value for name, value in opened.spec.to_json().items()},
         **{f"split.{name}": value for name, value in opened.manifest.split.items()},
         "query": opened.manifest.snapshot["query"],
+        **{f"receiver.{row[0]}": _place(row) for row in opened.receivers.rows()},
     }
+
+
+def _place(row: tuple[int, float, float, str, float | None]) -> str:
+    _, latitude, longitude, name, altitude_m = row
+    height = "" if altitude_m is None else f", {altitude_m:g} m"
+    return f"{latitude:.5f} {longitude:.5f}{height}" + (f" ({name})" if name else "")
 
 
 def _counts(opened: FeatureSet) -> dict[str, int]:

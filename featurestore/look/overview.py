@@ -11,11 +11,13 @@ from featurestore.look.audit.audit import audit
 from featurestore.look.audit.findings import Finding, ServedRows
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
+from featurestore.source.receivers import RECEIVER_KEYS
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.manifest import Manifest
 from featurestore.store.sets import LATEST, list_sets, read_pointer, read_tags
 from featurestore.store.split import SPLITS, Split, unique_sessions
 from featurestore.tensor.spec import CHANNELS, SplitSpec
+from featurestore.text_table import text_table
 
 
 def summarize(store: str) -> list[dict[str, Any]]:
@@ -61,11 +63,7 @@ def list_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         return
     header = ("version", "created (UTC)", "captures", "rows", *SPLITS, "rejected", "spec", "names")
     table = [header, *(_cells(entry) for entry in found if "damaged" not in entry)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    numbers = range(2, 8)
-    for row in table:
-        padded = zip(range(len(header)), row, widths, strict=True)
-        yield "  ".join(cell.rjust(width) if i in numbers else cell.ljust(width) for i, cell, width in padded).rstrip()
+    yield from text_table(table, right=range(2, 8))
     for entry in found:
         if "damaged" in entry:
             yield f"{entry['version']}  {entry['damaged']}"
@@ -87,8 +85,9 @@ def show(store: str, version: str, progress: Progress | None = None) -> dict[str
         progress: where to report.
 
     Returns:
-        The manifest's entries; `url`, `names`, `spec` in full, `sessions` and `captures` by split, `receivers`,
-        `rejected_captures`, `statistics` (mean and std per channel and band) and `warnings`, what an audit finds.
+        The manifest's entries; `url`, `names`, `spec` in full, `sessions` and `captures` by split, `receivers` (rows of each),
+        `receiver_places`, `rejected_captures`, `statistics` (mean and std per channel and band) and `warnings`, what an audit
+        finds.
     """
     opened = open_set(store, version)
     objects = opened.objects
@@ -109,6 +108,7 @@ def show(store: str, version: str, progress: Progress | None = None) -> dict[str
         "spec": opened.spec.to_json(),
         "sessions": sessions,
         "receivers": receivers,
+        "receiver_places": [dict(zip(RECEIVER_KEYS, row, strict=True)) for row in opened.receivers.rows()],
         "rejected_captures": [entry.__dict__ for entry in opened.rejected],
         "statistics": {
             "channels": list(CHANNELS),
@@ -166,6 +166,8 @@ def show_lines(shown: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:5} {counts[name]:>9,} rows of {shown['sessions'][name]:,} sessions"
     yield "  split: " + ", ".join(f"{name} {value}" for name, value in shown["split"].items() if value is not None)
     yield "  receivers: " + ", ".join(f"{receiver}: {rows:,}" for receiver, rows in shown["receivers"].items())
+    if shown["receiver_places"]:
+        yield "  of known place: " + ", ".join(str(place["websdr_id"]) for place in shown["receiver_places"])
     yield f"spec {shown['spec_id']}: " + ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in spec.items()
     )

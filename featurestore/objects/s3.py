@@ -73,6 +73,9 @@ def connect(location: Location, patience: Patience) -> Connections:
             config={
                 "region": "us-east-1" if region in (None, "aws-global") else region,
                 "virtual_hosted_style_request": is_aws,
+                # As a header of its own, x-amz-checksum-sha256: not every server looks at x-amz-content-sha256, which the
+                # signature brings, and then stores what was damaged on the way.
+                "checksum_algorithm": "SHA256",
                 **({} if is_aws else {"endpoint": endpoint}),
             },
             client_options={

@@ -68,7 +68,7 @@ def require_matplotlib() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError("reports need matplotlib; install it: pip install matplotlib") from error
+        raise UsageError("pictures need matplotlib, which is not installed: pip install matplotlib") from error
     return Figure
 
 

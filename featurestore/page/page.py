@@ -12,14 +12,16 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 from featurestore.errors import UsageError
-from featurestore.page.style import STYLE
 from featurestore.software import versions
+from featurestore.whole_file import whole_file
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Content-Security-Policy: styles of the page itself and pictures inside it, and nothing else."""
+STYLE = files("featurestore.page").joinpath("style.css").read_text(encoding="utf-8")
 VOID = frozenset({"meta"})
 
 
@@ -102,15 +104,8 @@ class Page:
         Raises:
             UsageError: when the file cannot be written.
         """
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            try:
-                unfinished.write_text(self.render(), encoding="utf-8")
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another file") from error
+        with whole_file(path) as file:
+            file.write(self.render().encode())
 
 
 def require_place(path: Path) -> None:

@@ -16,12 +16,12 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from featurestore.errors import UsageError
 from featurestore.services import postgres as postgres_server
-from featurestore.services import s3 as s3_server
+from featurestore.services import s3 as s3_servers
 from featurestore.services.process import Server, free_port
 
 RAW_BUCKET, FEATURES_BUCKET, MODELS_BUCKET = BUCKETS = ("heimdall-raw", "heimdall-features", "heimdall-models")
@@ -32,12 +32,16 @@ SHADOWING = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "PGHOSTADDR", "PGSERVICE", "PGP
 
 @dataclass(frozen=True)
 class Settings:
-    """What a directory of services keeps from one start to the next; ports change only when they are taken."""
+    """What a directory of services keeps from one start to the next; ports change only when they are taken.
+
+    `s3_server` names the one that wrote the objects: the other could not read them.
+    """
 
     password: str = field(default_factory=lambda: secrets.token_hex(12), repr=False)
     secret_key: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
     postgres_port: int = 0
     s3_port: int = 0
+    s3_server: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Running:
 
     def create_buckets(self, *names: str) -> None:
         """Create S3 buckets that are not there yet."""
-        s3_server.create_buckets(self.endpoint, self.secret_key, names)
+        s3_servers.create_buckets(self.endpoint, self.secret_key, names)
 
     def check(self) -> None:
         """Raise `HeimdallError` when a server has ended by itself."""
@@ -74,14 +78,20 @@ class Running:
 
 @contextmanager
 def running(
-    directory: Path, *, postgres: bool = True, s3: bool = True, table: bool = True, buckets: Iterable[str] = BUCKETS
+    directory: Path,
+    *,
+    postgres: bool = True,
+    s3: bool | str = True,
+    table: bool = True,
+    buckets: Iterable[str] = BUCKETS,
 ) -> Iterator[Running]:
     """Run the services on `directory`, which is created when absent, until the context ends.
 
     Args:
         directory: where data, logs and credentials are kept; the same directory brings back the same data.
         postgres: run PostgreSQL.
-        s3: run S3.
+        s3: run S3: "seaweedfs" or "swift", or True for the one that wrote the directory's objects, else SeaweedFS where it is
+            installed.
         table: create the `measurements` table when absent.
         buckets: create these S3 buckets when absent.
 
@@ -94,11 +104,11 @@ def running(
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(_locked(directory))
-            settings = _settings(directory)
+            settings = _settings(directory, s3)
             servers = []
             if s3:  # first: it takes longer, and PostgreSQL can be made ready meanwhile
-                swift = s3_server.start(directory / "s3", settings.s3_port, settings.secret_key, lock)
-                servers.append(stack.enter_context(swift))
+                objects = s3_servers.start(settings.s3_server, directory / "s3", settings.s3_port, settings.secret_key, lock)
+                servers.append(stack.enter_context(objects))
             if postgres:
                 server = postgres_server.start(directory / "postgres", settings.postgres_port, settings.password, lock)
                 servers.append(stack.enter_context(server))
@@ -110,13 +120,13 @@ def running(
         if postgres:
             postgres_server.wait_until_ready(server, settings.postgres_port, settings.password, table=table)
         if s3:
-            s3_server.wait_until_ready(swift, settings.s3_port)
-            s3_server.create_buckets(s3_server.endpoint(settings.s3_port), settings.secret_key, buckets)
-        yield _running(directory, settings, tuple(servers), postgres=postgres, s3=s3)
+            s3_servers.wait_until_ready(objects, settings.s3_port)
+            s3_servers.create_buckets(s3_servers.endpoint(settings.s3_port), settings.secret_key, buckets)
+        yield _running(directory, settings, tuple(servers), postgres=postgres, s3=bool(s3))
 
 
 def _running(directory: Path, settings: Settings, servers: tuple[Server, ...], *, postgres: bool, s3: bool) -> Running:
-    endpoint = s3_server.endpoint(settings.s3_port) if s3 else ""
+    endpoint = s3_servers.endpoint(settings.s3_port) if s3 else ""
     environment: dict[str, str] = {}
     if postgres:
         environment |= {
@@ -130,10 +140,10 @@ def _running(directory: Path, settings: Settings, servers: tuple[Server, ...], *
         environment |= {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ENDPOINT_URL_S3": endpoint,
-            "AWS_ACCESS_KEY_ID": s3_server.ACCESS_KEY,
+            "AWS_ACCESS_KEY_ID": s3_servers.ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": settings.secret_key,
-            "AWS_REGION": s3_server.REGION,
-            "AWS_DEFAULT_REGION": s3_server.REGION,  # boto3 reads only this one
+            "AWS_REGION": s3_servers.REGION,
+            "AWS_DEFAULT_REGION": s3_servers.REGION,  # boto3 reads only this one
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # boto3 1.36 and later would send trailers
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
@@ -141,7 +151,7 @@ def _running(directory: Path, settings: Settings, servers: tuple[Server, ...], *
         directory=directory,
         catalog=postgres_server.url(settings.postgres_port, settings.password) if postgres else "",
         endpoint=endpoint,
-        access_key=s3_server.ACCESS_KEY if s3 else "",
+        access_key=s3_servers.ACCESS_KEY if s3 else "",
         secret_key=settings.secret_key if s3 else "",
         environment=environment,
         servers=servers,
@@ -166,14 +176,22 @@ def _locked(directory: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _settings(directory: Path) -> Settings:
-    """The directory's settings, made at the first start; with ports that are free now."""
+def _settings(directory: Path, s3: bool | str) -> Settings:
+    """The directory's settings, made at the first start; with ports that are free now.
+
+    Args:
+        directory: of the services.
+        s3: as for `running`.
+    """
     path = directory / "services.json"
     try:
         kept = Settings(**json.loads(path.read_text())) if path.exists() else Settings()
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged ({error}); restore it, or start with an empty directory") from error
-    settings = Settings(kept.password, kept.secret_key, free_port(kept.postgres_port), free_port(kept.s3_port))
+    settings = replace(kept, postgres_port=free_port(kept.postgres_port), s3_port=free_port(kept.s3_port))
+    if s3:
+        wanted = s3 if isinstance(s3, str) else ""
+        settings = replace(settings, s3_server=s3_servers.choose(directory / "s3", wanted, kept.s3_server))
     if settings != kept:
         unfinished = path.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)

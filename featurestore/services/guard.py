@@ -1,12 +1,14 @@
 """Runs one server and stops it when the process that asked for it is gone, however that one ended.
 
-Started by path (`python guard.py SIGNAL COMMAND…`) with a pipe as stdin that nobody writes to. The pipe closes when its
-owner closes it, or dies, even by SIGKILL: then the server gets SIGNAL, and SIGKILL if it has not stopped some seconds
-later. Needs the standard library only, so that it starts within milliseconds.
+Started by path (`python guard.py SIGNAL LEAVES COMMAND…`) with a pipe as stdin that nobody writes to. The pipe closes when
+its owner closes it, or dies, even by SIGKILL: then the server gets SIGNAL, and SIGKILL if it has not stopped some seconds
+later. The files of LEAVES, paths with a colon between, are removed when the server has ended. Needs the standard library
+only, so that it starts within milliseconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -20,7 +22,7 @@ GRACE_S = 10.0
 PR_SET_PDEATHSIG = 1
 
 
-def main(stop_signal: int, command: list[str]) -> int:
+def main(stop_signal: int, leaves: list[str], command: list[str]) -> int:
     """Run `command` until it ends or stdin does; returns its exit code, 128 + n when signal n ended it."""
 
     def die_with_guard() -> None:
@@ -36,6 +38,9 @@ def main(stop_signal: int, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     threading.Thread(target=_stop_at_end_of_stdin, args=(server, stop_signal), daemon=True).start()
     code = server.wait()
+    for path in leaves:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - pathlib would double the start-up time
     return code if code >= 0 else 128 - code
 
 
@@ -48,4 +53,4 @@ def _stop_at_end_of_stdin(server: subprocess.Popen[bytes], stop_signal: int) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), [path for path in sys.argv[2].split(os.pathsep) if path], sys.argv[3:]))

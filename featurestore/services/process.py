@@ -24,11 +24,23 @@ TAIL_LINES = 12
 
 @dataclass(frozen=True)
 class Command:
-    """How to run a server: the words of the command, the signal that ends it in order, variables it needs on top."""
+    """How to run a server.
+
+    Attributes:
+        words: the command.
+        stop_signal: ends it in order.
+        environment: variables it needs on top of ours. They may hold keys.
+        without: it sees none of our variables that begin like this.
+        directory: where it works.
+        leaves: files outside its directory that it may leave behind; they are removed when it has ended.
+    """
 
     words: list[str]
     stop_signal: signal.Signals = signal.SIGTERM
-    environment: dict[str, str] = field(default_factory=dict, repr=False)  # it may hold keys
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    without: tuple[str, ...] = ()
+    directory: Path = Path("/")
+    leaves: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,17 @@ class Server:
             log: a file, appended to.
             lock: descriptor of a locked file; it stays locked until the server is gone, even when we go before.
         """
-        guarded = [sys.executable, "-I", "-S", guard.__file__, str(int(command.stop_signal)), *command.words]
+        leaves = os.pathsep.join(map(str, command.leaves))
+        guarded = [sys.executable, "-I", "-S", guard.__file__, str(int(command.stop_signal)), leaves, *command.words]
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(command.without)}
         with log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - the command is ours
                 guarded,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                cwd="/",
-                env={**os.environ, **command.environment},
+                cwd=command.directory,
+                env={**ours, **command.environment},
                 start_new_session=True,
                 pass_fds=[lock],
             )

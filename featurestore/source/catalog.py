@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,8 @@ from psycopg import sql
 from featurestore.errors import DataQualityError, HeimdallError, ServiceUnavailableError, UsageError
 from featurestore.objects.patience import insist
 from featurestore.redaction import without_credentials
+from featurestore.source.receiver_table import read_receiver_table, write_receiver_table
+from featurestore.source.receivers import Receivers
 from featurestore.source.silence import limited_silence
 from featurestore.source.snapshot import Snapshot
 
@@ -48,7 +50,10 @@ TABLE_QUERY = "SELECT * FROM measurements WHERE approved"
 
 @dataclass(frozen=True)
 class CaptureRecord:
-    """One row to be written to `measurements`; `None` in an optional column means NULL, or "keep what is there"."""
+    """One row to be written to `measurements`; `None` in an optional column means NULL, or "keep what is there".
+
+    `snr_fills` is no column: it says that `snr_db` is a guess, which gives way to what the catalog says already.
+    """
 
     session_id: UUID
     websdr_id: int
@@ -62,6 +67,7 @@ class CaptureRecord:
     approved: bool | None = None
     start_time_ns: int | None = None
     time_sigma_s: float | None = None
+    snr_fills: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,18 @@ def connect(conninfo: str) -> Iterator[psycopg.Connection]:
         ) from error
 
 
-def create_table(conninfo: str) -> None:
-    """Create `measurements` if the database has no such table; give one of before the columns that it lacks."""
+def create_table(conninfo: str, name: LiteralString = "measurements") -> None:
+    """Create a table of `schema.sql` if the database has none of that name; give one of before the columns that it lacks."""
     with connect(conninfo) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('heimdall.measurements'))")
-        found = connection.execute("SELECT to_regclass('measurements')").fetchone()
+        found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
         if found is None or found[0] is None:
             schema = files("featurestore").joinpath("schema.sql").read_text()
-            connection.execute(schema)
-        elif not {*_TIMES} <= {column.name for column in connection.execute("TABLE measurements LIMIT 0").description or ()}:
-            connection.execute(ADD_TIMES)
+            connection.execute(re.findall(rf"^CREATE TABLE {name} \(.*?^\);", schema, re.DOTALL | re.MULTILINE)[0])
+        elif name == "measurements":
+            columns = connection.execute("TABLE measurements LIMIT 0").description or ()
+            if not {*_TIMES} <= {column.name for column in columns}:
+                connection.execute(ADD_TIMES)
 
 
 def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
@@ -117,23 +125,27 @@ def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
     Captures are inserted in the order given (new ones not approved unless they say so). Of a known capture, the columns
     that are not `None` are brought up to date.
     """
-    names = [field.name for field in fields(CaptureRecord)]
+    names = [field.name for field in fields(CaptureRecord) if field.name != "snr_fills"]
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     with connect(conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE measurements IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute(
             sql.SQL(
                 "CREATE TEMP TABLE incoming ON COMMIT DROP AS"
-                " SELECT 0::bigint AS place, {columns} FROM measurements WITH NO DATA"
+                " SELECT 0::bigint AS place, FALSE AS snr_fills, {columns} FROM measurements WITH NO DATA"
             ).format(columns=columns)
         )
-        copy = sql.SQL("COPY incoming (place, {columns}) FROM STDIN").format(columns=columns)
+        copy = sql.SQL("COPY incoming (place, snr_fills, {columns}) FROM STDIN").format(columns=columns)
         given = 0
         with cursor.copy(copy) as writer:
             for capture in captures:
-                writer.write_row((given, *(getattr(capture, name) for name in names)))
+                writer.write_row((given, capture.snr_fills, *(getattr(capture, name) for name in names)))
                 given += 1
         cursor.execute("CREATE INDEX ON incoming (session_id, websdr_id)")
+        cursor.execute(
+            "UPDATE incoming i SET snr_db = NULL FROM measurements m WHERE i.snr_fills AND m.snr_db IS NOT NULL"
+            " AND m.session_id = i.session_id AND m.websdr_id = i.websdr_id"
+        )
         cursor.execute("ANALYZE incoming")
         updatable = [name for name in names if name not in ("session_id", "websdr_id")]
         changed = sql.SQL(" OR ").join(
@@ -161,6 +173,15 @@ def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
             ).format(columns=columns, values=values)
         )
         return Recorded(inserted=cursor.rowcount, updated=updated, unchanged=given - updated - cursor.rowcount)
+
+
+def record_receivers(conninfo: str, receivers: Receivers) -> int:
+    """Write receivers to the table `receivers`, which is made if need be; returns how many were new or not as given."""
+    if not len(receivers):
+        return 0
+    create_table(conninfo, "receivers")
+    with connect(conninfo) as connection:
+        return write_receiver_table(connection, receivers)
 
 
 _REQUIRED = (
@@ -215,7 +236,7 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
         raise UsageError("the catalog query is empty, or holds a NUL; write a SELECT into --query-file, or leave it out")
     interrupted = False
 
-    def attempt() -> list[_Batch]:
+    def attempt() -> tuple[list[_Batch], Receivers | None]:
         nonlocal interrupted
         try:
             return _read_batches(conninfo, source, limit, own_query=query is not None)
@@ -227,10 +248,12 @@ def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = N
                 raise
             raise InterruptedCatalogError(str(error)) from error
 
-    return _snapshot(insist(attempt, RETRY_S, InterruptedCatalogError), query or TABLE_QUERY)
+    batches, receivers = insist(attempt, RETRY_S, InterruptedCatalogError)
+    snapshot = _snapshot(batches, query or TABLE_QUERY)
+    return replace(snapshot, receivers=None if receivers is None else receivers.select(snapshot.websdr_id))
 
 
-def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: bool) -> list[_Batch]:
+def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: bool) -> tuple[list[_Batch], Receivers | None]:
     batches: list[_Batch] = []
     read = 0
     with (
@@ -248,7 +271,7 @@ def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: b
                 heard()
                 batches.append(_batch(rows, read))
                 read += len(rows)
-    return batches
+        return batches, read_receiver_table(connection)
 
 
 def read_query(path: Path) -> str:

@@ -1,9 +1,11 @@
-"""Where receivers stand, for maps and distances: a CSV that people keep. Catalog and tensors know their numbers only."""
+"""Where receivers stand: a table of the catalog, a CSV that people keep, a file of a feature set. Rows know numbers only."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import UsageError
+from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.source.tables import EXPECTED, read_csv, receiver_number, within
+from featurestore.tensor.spec import canonical_json
 
 COLUMNS = {"websdr_id": receiver_number, "latitude": within(-90, 90), "longitude": within(-180, 180)}
-NAME = "name"
-"""The one column that may be absent."""
+NAME, ALTITUDE_M = "name", "altitude_m"
+"""The columns that may be absent."""
+
+RECEIVER_KEYS = (*COLUMNS, NAME, ALTITUDE_M)
+"""Of an entry in JSON, in the order of `Receivers.rows`."""
+
+RECEIVERS_KEY = "receivers.csv"
+"""Where a simulation keeps the table, beside its captures."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,24 @@ class Receivers:
         websdr_id: (n,) int64.
         position: (n, 2) latitude, longitude, WGS84 degrees.
         name: of each, "" where it has none.
+        altitude_m: (n,) above the sea; NaN where unknown, `None` where none is known.
     """
 
     websdr_id: npt.NDArray[np.int64]
     position: npt.NDArray[np.float64]
     name: tuple[str, ...]
+    altitude_m: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, float, float, str | None, float | None]]) -> Receivers:
+        """Those of rows (number, latitude, longitude, name, altitude), in any order, each number once."""
+        found = sorted(rows)
+        return cls(
+            np.array([row[0] for row in found], np.int64),
+            np.array([row[1:3] for row in found], np.float64).reshape(-1, 2),
+            tuple(row[3] or "" for row in found),
+            np.array([np.nan if row[4] is None else row[4] for row in found], np.float64),
+        )
 
     def __len__(self) -> int:
         return len(self.websdr_id)
@@ -40,14 +62,29 @@ class Receivers:
     def select(self, numbers: npt.ArrayLike) -> Receivers:
         """Those with one of these numbers."""
         wanted = np.isin(self.websdr_id, numbers)
-        names = tuple(name for name, keep in zip(self.name, wanted.tolist(), strict=True) if keep)
-        return Receivers(self.websdr_id[wanted], self.position[wanted], names)
+        return Receivers.of(row for row, keep in zip(self.rows(), wanted.tolist(), strict=True) if keep)
+
+    def rows(self) -> list[tuple[int, float, float, str, float | None]]:
+        """Number, latitude, longitude, name and altitude of each; see `of`."""
+        altitude = [None] * len(self) if self.altitude_m is None else self.altitude_m.tolist()
+        return [
+            (number, *position, name, None if height is None or math.isnan(height) else height)
+            for number, position, name, height in zip(
+                self.websdr_id.tolist(), self.position.tolist(), self.name, altitude, strict=True
+            )
+        ]
+
+    def or_else(self, others: Receivers) -> Receivers:
+        """These, and of the others those that are not among these."""
+        lacking = others.select(np.setdiff1d(others.websdr_id, self.websdr_id))
+        return Receivers.of([*self.rows(), *lacking.rows()])
 
     def positions_of(self, numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
         """(m, 2) where the receiver of each row stands; NaN where it is not known."""
-        where = np.full((len(numbers), 2), np.nan)
-        for number, position in zip(self.websdr_id, self.position, strict=True):
-            where[numbers == number] = position
+        known = np.concatenate([self.position, [[np.nan, np.nan]]])  # what is not found has the last one
+        place = np.searchsorted(self.websdr_id, numbers)
+        found = np.append(self.websdr_id, -1)[place] == numbers
+        where: npt.NDArray[np.float64] = known[np.where(found, place, len(self))]
         return where
 
     def labels(self) -> list[str]:
@@ -83,7 +120,7 @@ def read_receivers(where: str) -> Receivers:
 
 
 def _parse(name: str, text: str) -> Receivers:
-    found: dict[int, tuple[float, float, str]] = {}
+    found: dict[int, tuple[int, float, float, str, float | None]] = {}
     for line, row in read_csv(name, text, COLUMNS):
         cells = {str(column).strip().lower(): value for column, value in row.items()}
         values: dict[str, Any] = {}
@@ -95,13 +132,19 @@ def _parse(name: str, text: str) -> Receivers:
         if values["websdr_id"] in found:
             raise UsageError(f"{name}, line {line}: receiver {values['websdr_id']} is there twice; keep one line of it")
         text_name = " ".join(str(cells.get(NAME) or "").split())
-        found[values["websdr_id"]] = values["latitude"], values["longitude"], text_name
-    numbers = sorted(found)
-    return Receivers(
-        np.array(numbers, np.int64),
-        np.array([found[number][:2] for number in numbers], np.float64).reshape(-1, 2),
-        tuple(found[number][2] for number in numbers),
-    )
+        number = values["websdr_id"]
+        found[number] = number, values["latitude"], values["longitude"], text_name, _altitude(name, line, cells)
+    return Receivers.of(found.values())
+
+
+def _altitude(name: str, line: int, cells: dict[str, Any]) -> float | None:
+    given = cells.get(ALTITUDE_M)
+    if given is None or not str(given).strip():
+        return None
+    try:
+        return within(-500, 9000)(given)
+    except ValueError as error:
+        raise UsageError(f"{name}, line {line}: {ALTITUDE_M} is {given!r}; expected metres from -500 to 9000") from error
 
 
 def receivers_csv(rows: Iterable[tuple[int, float, float, str]]) -> bytes:
@@ -111,3 +154,29 @@ def receivers_csv(rows: Iterable[tuple[int, float, float, str]]) -> bytes:
     writer.writerow([*COLUMNS, NAME])
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def receivers_json(receivers: Receivers) -> bytes:
+    """The content of a feature set's `receivers.json`: canonical, so that one table has one text."""
+    return canonical_json([dict(zip(RECEIVER_KEYS, row, strict=True)) for row in receivers.rows()]).encode()
+
+
+def parse_receivers_json(name: str, content: bytes) -> Receivers:
+    """What `receivers_json` wrote.
+
+    Raises:
+        StoreError: when it is something else.
+    """
+    try:
+        entries = json.loads(content)
+        rows = [
+            (int(e["websdr_id"]), float(e["latitude"]), float(e["longitude"]), str(e[NAME]), _number(e[ALTITUDE_M]))
+            for e in entries
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{name} is no list of receivers ({error!r}); repair it with 'features repair'") from error
+    return Receivers.of(rows)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from featurestore.source.receivers import Receivers
 
 NO_TIMESTAMP = np.iinfo(np.int64).min
 """Timestamp of a capture that has none; the same bits as numpy's NaT."""
@@ -21,6 +25,7 @@ class Snapshot:
     """Every approved capture at one moment, as columns of equal length n, ordered by `capture_id`.
 
     `custom_keys` holds the object keys of just those captures whose key is not the usual one (see `default_key`), by index.
+    `receivers` says where those receivers stand that the captures name; `None` where nobody said.
     """
 
     capture_id: npt.NDArray[np.int64]
@@ -35,6 +40,7 @@ class Snapshot:
     time_sigma_s: npt.NDArray[np.float64]  # one standard deviation of it; NaN where unknown
     custom_keys: dict[int, str]
     query: str
+    receivers: Receivers | None = None
 
     def __len__(self) -> int:
         return len(self.capture_id)

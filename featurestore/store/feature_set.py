@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Location, Objects, open_objects
+from featurestore.source.receivers import Receivers
+from featurestore.source.snapshot import format_sessions
 from featurestore.store.bases import Basis, read_basis
 from featurestore.store.chunks import REPAIR, read_array, read_chunk
 from featurestore.store.manifest import Manifest
@@ -22,7 +24,10 @@ from featurestore.store.segments import (
     read_features_crcs,
     read_marker,
 )
+from featurestore.store.sessions import Sessions
+from featurestore.store.set_receivers import read_set_receivers
 from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, read_manifest, read_spec, resolve, set_path
+from featurestore.store.split import Split
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
 
@@ -91,6 +96,21 @@ class FeatureSet:
         """The captures that could not become features, in order of their id."""
         return [RejectedCapture(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
 
+    @cached_property
+    def receivers(self) -> Receivers:
+        """Where its receivers stand; of a set that does not know, there are none.
+
+        Raises:
+            StoreError: when it should know, and what says so is missing or damaged.
+        """
+        return read_set_receivers(self.objects, self.manifest)
+
+    def sessions(self, split: Split) -> Sessions:
+        """The sessions of a split, each whole, in whatever segments its rows lie."""
+        labels = self.labels
+        rows = np.flatnonzero(labels.split == split)
+        return Sessions.of(rows, self.fact("session_id"), self.fact("websdr_id"), labels.position, labels.timestamp)
+
     def fact(self, name: str) -> npt.NDArray[Any]:
         """One column of row facts (`capture_id`, `window`, `session_id`, `websdr_id`, …) of all rows of its segments."""
         return np.concatenate([read_array(self.objects, f"{segment.path}/{name}") for segment in self.segments])
@@ -130,7 +150,8 @@ class FeatureSet:
     def to_xarray(self) -> xarray.Dataset:
         """All rows of its segments as one Dataset, with `features` as a lazy Dask array and labels and facts beside it.
 
-        Rows that are not in the set have `split` 255: `ds.isel(row=(ds.split != 255).values)` leaves them out.
+        Rows that are not in the set have `split` 255: `ds.isel(row=(ds.split != 255).values)` leaves them out. Rows of one
+        transmission share `session_id`; where receivers stand is NaN unless the set knows.
 
         Raises:
             UsageError: when xarray is not installed.
@@ -139,7 +160,7 @@ class FeatureSet:
             import xarray
         except ImportError as error:
             raise UsageError("to_xarray needs xarray; install it: pip install xarray") from error
-        labels = self.labels
+        labels, stands = self.labels, self.receivers.positions_of(self.fact("websdr_id"))
         spec_json = self.spec.to_json()
         band, units = ("coefficient", ("1", "1")) if self.spec.n_mfcc else ("mel", ("dBFS", "dB"))
         coordinates: dict[str, Any] = {
@@ -152,6 +173,9 @@ class FeatureSet:
             "start_time": ("row", labels.start_time_ns.astype("datetime64[ns]")),
             "time_sigma_s": ("row", labels.time_sigma_s, LABEL_ATTRIBUTES["time_sigma_s"]),
             **{name: ("row", self.fact(name)) for name in FACTS if FACTS[name][0] != "u1"},
+            "session_id": ("row", np.array(format_sessions(self.fact("session_id")), "U36")),
+            "receiver_latitude": ("row", stands[:, 0], {"units": "degrees_north"}),
+            "receiver_longitude": ("row", stands[:, 1], {"units": "degrees_east"}),
             "channel": ("channel", ["I", "Q", "magnitude"]),
         }
         dimensions = ("row", "channel", band, "frame")

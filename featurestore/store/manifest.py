@@ -31,7 +31,8 @@ class Manifest:
         basis: name of the basis; "" where none is needed (pairs).
         segments: in the order of the set's rows.
         split: parameters of the split.
-        snapshot: `captures` (approved, at the time) and the catalog `query`.
+        snapshot: `captures` (approved, at the time), the catalog `query` and, where the set knows where its receivers stand,
+            the digest of its `receivers`.
         counts: `captures`, `rows`, `train`, `val`, `test`, `rejected` {reason: captures}, `reused`, `computed`.
         labels: checksums of the chunks of each label array.
         parent: version that was the latest before.

@@ -50,6 +50,8 @@ def require_labels(objects: Objects, manifest: Manifest) -> None:
         chunks = sum(key.startswith(f"{name}/c/") for key in there)
         if chunks < len(crcs) or f"{name}/zarr.json" not in there:
             raise removed(objects, f"{path}/{name}")
+    if "receivers" in manifest.snapshot and "receivers.json" not in there:
+        raise removed(objects, f"{path}/receivers.json")
 
 
 def _markers(manifest: Manifest) -> Iterator[str]:

@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.objects.objects import Objects
+from featurestore.source.receivers import Receivers, receivers_json
 from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import ArrayLayout, write_array
 from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_labels, require_whole
 from featurestore.store.segments import group_metadata
+from featurestore.store.set_receivers import receivers_key
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 
@@ -233,14 +235,22 @@ def write_columns(
     return crcs, metadata
 
 
-def publish(objects: Objects, manifest: Manifest, label_metadata: dict[str, Any], rejected: list[RejectedCapture]) -> None:
-    """Write the list of rejected captures and, last, the manifest; one that exists and is whole stays as it is.
+def publish(
+    objects: Objects,
+    manifest: Manifest,
+    label_metadata: dict[str, Any],
+    rejected: list[RejectedCapture],
+    receivers: Receivers | None = None,
+) -> None:
+    """Write rejected captures, receivers and, last, the manifest; one that exists and is whole stays as it is.
 
     Raises:
         ServiceUnavailableError: when `features gc` removes what the set is made of meanwhile; it is not published then.
     """
     path = set_path(manifest.version)
     objects.put_json(f"{path}/rejected.json", [asdict(entry) for entry in rejected])
+    if receivers is not None and len(receivers):
+        objects.put(receivers_key(manifest.version), receivers_json(receivers))
     content = group_metadata(manifest.to_json(), label_metadata)
     require_whole(objects, manifest)
     created = objects.put_json(f"{path}/zarr.json", content, create=True)

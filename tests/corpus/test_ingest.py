@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from kiwi_writer import kiwi_wav
 from real_recordings import find_real_iq, label_rows, write_csv
+from recorders import auxi, chunk, uff, wav
 
 from featurestore.corpus.ingest.conversion import IngestOptions
 from featurestore.corpus.ingest.ingest import ingest
@@ -197,7 +198,8 @@ def test_what_cannot_go_in_is_told_and_the_rest_goes_in(recordings: Path, tmp_pa
         "no_rate.complex": "states no sample rate; add sample_rate_hz to its label or give --sample-rate-hz",
         "broken.wav": "has no fmt chunk, so its sample format is unknown; it is damaged",
         "nan.npy": "holds samples that are NaN or infinite; record or convert it again",
-        "huge.npy": "holds samples that are NaN or infinite; record or convert it again",
+        "huge.npy": "holds floats that no receiver writes: 1e+300 to 1e+300, median 1e+300, where full scale is 1; its number "
+        "type or byte order must be another than is said (core:datatype, 'format'): correct it, or scale the samples",
         "/": f"is not in {recordings}; labels name files below the directory of recordings only",
         "x" * 300: "cannot be opened: File name too long",
         "kiwi.wav": "its header says 12001.1 Hz, its label sample_rate_hz 48000; correct the wrong one",
@@ -231,6 +233,69 @@ def test_values_far_above_full_scale_are_noted(recordings: Path, tmp_path: Path,
     assert [(note.file, note.text) for note in notes] == [
         ("b.cf32", "reaches 2048 where full scale is 1; scale it, or name its format")
     ]
+
+
+def test_snr_is_estimated_where_neither_label_nor_catalog_knows_it(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    def snrs() -> list[float]:
+        return [float(snr_db) for snr_db in read_snapshot(catalog).snr_db]
+
+    rng = np.random.default_rng(9)
+    noisy = tone() + rng.normal(0, 0.5 * 10**-1, (RATE_HZ, 2)).astype(np.float32) @ np.array([1, 1j], np.complex64)
+    np.save(recordings / "a.npy", noisy.astype(np.complex64))
+    labels = tmp_path / "labels.csv"
+    header, first, second = labels.read_text().splitlines()
+    labels.write_text(f"{header},snr_db\n{first},\n{second},12.5\n")
+    result = bring(recordings, tmp_path / "raw", catalog)
+    assert (result.snr_estimated, result.snr_unknown) == (1, 0)
+    # 0.25 of power over 2 · 0.05² in 48 kHz, of which a quarter is in the channel.
+    assert snrs() == [pytest.approx(10 * np.log10(0.25 / (2 * 0.05**2 / 4)), abs=0.2), 12.5]
+    assert bring(recordings, tmp_path / "raw", catalog).catalog.unchanged == 2
+    with psycopg.connect(catalog) as connection:
+        connection.execute("UPDATE measurements SET snr_db = 7")
+    assert bring(recordings, tmp_path / "raw", catalog).catalog.updated == 1  # the label's own
+    assert snrs() == [7, 12.5]
+    np.save(recordings / "a.npy", (noisy[::-1]).astype(np.complex64))  # other samples: what was known of the old ones is gone
+    bring(recordings, tmp_path / "raw", catalog)
+    assert snrs()[0] == pytest.approx(23, abs=0.2)
+
+
+def test_a_directory_of_every_program(tmp_path: Path, catalog: str) -> None:
+    """Odd names, and what is known of each recording only by its name or header."""
+    directory = tmp_path / "my recordings"
+    directory.mkdir()
+    samples = tone(4096)
+    samples.tofile(directory / "gqrx_20220321_213549_434000000_48000_fc.raw")
+    body = chunk(b"data", (np.stack([samples.real, samples.imag], 1) * 2**15).astype("<i2").tobytes())
+    (directory / "05-Oct-2026 000058.250 436.665MHz 000.wav").write_bytes(wav(body))
+    (directory / "Störung ☂ nördlich.wav").write_bytes(wav(auxi(datetime(2024, 4, 12, 18, 30, tzinfo=UTC), 7_050_000), body))
+    (directory / "10C.uff").write_bytes(uff(bytes(range(1, 201)), count=200))
+    (directory / "empty.wav").write_bytes(b"")
+    (directory / "folder.wav").mkdir()
+    (directory / "hackrf.iq").write_bytes(bytes(100))
+    names = sorted(path.name for path in directory.iterdir())
+    rows = [POSITION | {"file": name, "websdr_id": number, "approved": True} for number, name in enumerate(names)]
+    labels = write_csv(tmp_path / "labels.csv", rows)
+    result = ingest(directory, labels, Location.parse(str(tmp_path / "raw")), catalog)
+    assert {remark.file: remark.text.split(";")[0] for remark in result.skipped} == {
+        "empty.wav": "is empty (0 bytes)",
+        "folder.wav": "is a directory",
+        "hackrf.iq": "ends in '.iq', which does not tell its format",
+    }
+    snapshot = read_snapshot(catalog)
+    known = {names[number]: index for index, number in enumerate(snapshot.websdr_id.tolist())}
+    assert {
+        name: (round(float(snapshot.frequency_mhz[index]), 3), round(snapshot.timestamp[index] / 1e9, 3))
+        for name, index in known.items()
+    } == {
+        "gqrx_20220321_213549_434000000_48000_fc.raw": (434.0, datetime(2022, 3, 21, 21, 35, 49, tzinfo=UTC).timestamp()),
+        "05-Oct-2026 000058.250 436.665MHz 000.wav": (436.665, datetime(2026, 10, 5, 0, 0, 58, 250_000, UTC).timestamp()),
+        "Störung ☂ nördlich.wav": (7.05, datetime(2024, 4, 12, 18, 30, tzinfo=UTC).timestamp()),
+        "10C.uff": (213.36, datetime(2023, 9, 10, 5, 56, 52, tzinfo=UTC).timestamp()),
+    }
+    notes = {note.file: note.text for note in result.notes}
+    assert notes["05-Oct-2026 000058.250 436.665MHz 000.wav"].startswith(
+        "time 2026-10-05T00:00:58Z from its name (SDR Console), read"
+    )
 
 
 def test_recordings_shorter_than_a_cut(recordings: Path, tmp_path: Path, catalog: str) -> None:

@@ -19,7 +19,7 @@ from exporter.graph.features_graph import export_graph
 from exporter.graph.iq_graph import export_iq_graph
 from exporter.graph.onnx_file import ExportedGraph
 from featurestore.objects.objects import Location
-from featurestore.services import Running, postgres, running
+from featurestore.services import Running, postgres
 from featurestore.source.catalog import create_table
 from featurestore.store.feature_set import open_set
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -27,21 +27,14 @@ from trainer.network.checkpoints import Checkpoint
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A PostgreSQL; everything else is in files here."""
-    with running(tmp_path_factory.mktemp("services"), s3=False) as services:
-        yield services
-
-
-@pytest.fixture(scope="session")
-def build_set(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Callable[[FeatureSpec], Built]:
+def build_set(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Callable[[FeatureSpec], Built]:
     """Builds a set of 20 sessions, heard by three receivers each."""
 
     def make(spec: FeatureSpec) -> Built:
         database = f"test_{uuid.uuid4().hex[:12]}"  # as long-lived as the server
-        with psycopg.connect(server.catalog, autocommit=True) as connection:
+        with psycopg.connect(services.catalog, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-        catalog = server.catalog.removesuffix(postgres.DATABASE) + database
+        catalog = services.catalog.removesuffix(postgres.DATABASE) + database
         create_table(catalog)
         directory = tmp_path_factory.mktemp("built")
         raw, store = directory / "raw", directory / "store"
@@ -95,11 +88,11 @@ def checkpoint_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(server: Running) -> Iterator[str]:
+def mlflow_database(services: Running) -> Iterator[str]:
     """The address of a database for MLflow: one for all, since MLflow takes seconds to make its tables."""
     name = f"mlflow_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server.catalog, autocommit=True) as connection:
+    with psycopg.connect(services.catalog, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        url = server.catalog.removesuffix(postgres.DATABASE) + name
+        url = services.catalog.removesuffix(postgres.DATABASE) + name
         yield url.replace("postgresql://", "postgresql+psycopg://")
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

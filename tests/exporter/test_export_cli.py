@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,8 +64,9 @@ def s3(services: Running) -> Iterator[str]:
         for name, value in services.environment.items():
             if name.startswith("AWS_"):
                 patch.setenv(name, value)
-        services.create_buckets("exported")
-        yield "s3://exported/models"
+        name = f"exported-{uuid.uuid4().hex[:12]}"
+        services.create_buckets(name)
+        yield f"s3://{name}/models"
 
 
 @pytest.fixture(scope="module")

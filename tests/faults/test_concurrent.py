@@ -13,7 +13,7 @@ from faults.tally import Tally
 from independent import check, check_fitted, open_plainly
 
 from featurestore import open_set
-from featurestore.build.build import build as building
+from featurestore.build import build as building
 from featurestore.build.build import prepare
 from featurestore.build.plan import Plan
 from featurestore.build.stages import TensorBuild

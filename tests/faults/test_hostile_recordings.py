@@ -29,12 +29,29 @@ def wavs(draw: st.DrawFn) -> bytes:
     numbers = st.sampled_from([0, 1, 2, 3, 8, 16, 24, 32, 64, 0xFFFE, 65_535])
     chunks = []
     for _ in range(draw(st.integers(0, 6))):
-        name = draw(st.sampled_from([b"fmt ", b"data", b"kiwi", b"LIST", b"\0\0\0\0"]))
+        name = draw(st.sampled_from([b"fmt ", b"data", b"kiwi", b"LIST", b"auxi", b"ds64", b"\0\0\0\0"]))
         rate = draw(st.sampled_from([0, 12_000, 2**32 - 1]))
         form = struct.pack("<HHIIHH", draw(numbers), draw(numbers), rate, 0, draw(numbers), draw(numbers))
         body = form if name == b"fmt " else draw(st.binary(max_size=40))
         chunks.append(name + struct.pack("<I", draw(SIZES | st.just(len(body)))) + body)
     return draw(st.sampled_from([b"RIFF", b"RF64", b"BW64"])) + struct.pack("<I", draw(SIZES)) + b"WAVE" + b"".join(chunks)
+
+
+@st.composite
+def uffs(draw: st.DrawFn) -> bytes:
+    """XML headers with anything where Qt-DAB has something."""
+    texts = st.sampled_from(["", "I", "Q", "int16", "uint8", "int24", "-1", "1e400", "9" * 30, "MSB", "kHz", "'", "&a;", "\0"])
+    names = ["Samplerate", "Channels", "Channel", "Datablock", "Frequency", "Time", "Recorder", "Sample"]
+    elements = []
+    for name in draw(st.lists(st.sampled_from(names), max_size=8)):
+        attributes = {
+            key: draw(texts) for key in ("Value", "Unit", "Container", "Bits", "Ordering", "Count", "Offset", "Amount")
+        }
+        said = " ".join(f"{key}='{value}'" for key, value in attributes.items() if draw(st.booleans()))
+        elements.append(f"<{name} {said}/>")
+    deep = draw(st.sampled_from([0, 0, 5000]))
+    text = "<?xml version='1.0'?><SDR>" + "<a>" * deep + "".join(elements) + "</a>" * deep + "</SDR>"
+    return text.encode() + bytes(draw(st.sampled_from([0, 100, 3000]))) + draw(st.binary(max_size=100))
 
 
 def tar_header(name: bytes, size: bytes, kind: bytes) -> bytes:
@@ -109,9 +126,10 @@ def test_any_recording_is_opened_or_has_a_reason(tmp_path: Path, tally: Tally, f
     (tmp_path / "a.sigmf-data").write_bytes(bytes(range(200)))
 
     @settings(max_examples=60 * fault_rounds, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(wavs(), archives(), metadata(), HOSTILE)
-    def check(wav: bytes, archive: bytes, meta: bytes, npy: bytes) -> None:
-        for name, data in (("b.wav", wav), ("b.sigmf", archive), ("a.sigmf-meta", meta), ("b.npy", npy)):
+    @given(wavs(), archives(), metadata(), HOSTILE, uffs())
+    def check(wav: bytes, archive: bytes, meta: bytes, npy: bytes, uff: bytes) -> None:
+        files = (("b.wav", wav), ("b.sigmf", archive), ("a.sigmf-meta", meta), ("b.npy", npy), ("b.uff", uff))
+        for name, data in files:
             (tmp_path / name).write_bytes(data)
             opened(tmp_path / name)
             tally.add("hostile files tried")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from faults.http_proxy import S3Proxy
 from faults.schedule import HTTP_FAULTS, Schedule
 from faults.tally import Tally
+from shared_services import both_servers
 
 from featurestore.errors import ServiceUnavailableError
 from featurestore.objects.objects import Location, Objects
@@ -41,14 +42,14 @@ def behind(services: Running, url: str, schedule: Schedule, patience: Patience =
 
 @pytest.mark.parametrize("kind", HTTP_FAULTS)
 def test_every_operation_survives_every_kind_of_fault(
-    services: Running, bucket: str, tally: Tally, kind: str, fault_seed: int
+    s3_services: Running, bucket: str, tally: Tally, kind: str, fault_seed: int
 ) -> None:
     rate = 0.1 if kind == "stall" else 0.25
     schedule = Schedule("S3", fault_seed, {kind: rate}, tally)
     direct = Objects(Location.parse(bucket))
     _ = direct.store
     large = os.urandom(200_000)
-    with behind(services, bucket, schedule) as objects:
+    with behind(s3_services, bucket, schedule) as objects:
         for number in range(2):
             assert objects.put(f"a/{number}", large[number:])
             assert objects.put(f"b/{number}", str(number).encode(), create=True)
@@ -70,10 +71,31 @@ def test_every_operation_survives_every_kind_of_fault(
     assert schedule.n_injected > 0
 
 
-def test_a_lost_answer_does_not_make_its_own_object_anothers(services: Running, bucket: str, tally: Tally) -> None:
+@both_servers
+def test_what_was_damaged_on_the_way_up_is_refused(s3_services: Running, bucket: str, tally: Tally, tmp_path: Path) -> None:
+    """One bit of every body flips: nothing of it is stored, by no way of writing."""
+    direct = Objects(Location.parse(bucket))
+    _ = direct.store
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(100_000))
+    once = Patience(connect_s=1, silence_s=2, request_s=2, total_s=0)
+    with behind(s3_services, bucket, Schedule("S3", 0, {"flip in request": 1.0}, tally), once) as objects:
+        ways: list[Callable[[], object]] = [
+            lambda: objects.put("put", file.read_bytes()),
+            lambda: objects.put("created", b"x", create=True),
+            lambda: objects.put_file("file", file),
+        ]
+        for way in ways:
+            with pytest.raises(ServiceUnavailableError, match=r"did not arrive .* as it was sent"):
+                way()
+    assert direct.names() == []
+
+
+@both_servers
+def test_a_lost_answer_does_not_make_its_own_object_anothers(s3_services: Running, bucket: str, tally: Tally) -> None:
     """`create` whose answer is lost meets what it wrote itself; a second creator still loses, also when its answer is lost."""
     schedule = Schedule("S3", 1, {"answer lost": 0.5}, tally)
-    with behind(services, bucket, schedule) as objects:
+    with behind(s3_services, bucket, schedule) as objects:
         for number in range(6):
             assert objects.put(f"{number}", b"ours", create=True)
             assert not objects.put(f"{number}", b"others", create=True)
@@ -81,11 +103,11 @@ def test_a_lost_answer_does_not_make_its_own_object_anothers(services: Running, 
     assert schedule.n_injected
 
 
-def test_files_and_what_is_there_already(services: Running, bucket: str, tally: Tally, tmp_path: Path) -> None:
+def test_files_and_what_is_there_already(s3_services: Running, bucket: str, tally: Tally, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(300_000))
     schedule = Schedule("S3", 2, dict.fromkeys(("reset in response", "answer 503", "flip in request", "truncate"), 0.1), tally)
-    with behind(services, bucket, schedule) as objects:
+    with behind(s3_services, bucket, schedule) as objects:
         for number in range(4):
             objects.put_file(f"{number}", path)
             assert not objects.put_file(f"{number}", path)
@@ -96,18 +118,18 @@ def test_files_and_what_is_there_already(services: Running, bucket: str, tally: 
     assert schedule.n_injected
 
 
-def test_a_document_that_is_never_the_same_is_not_believed(services: Running, bucket: str, tally: Tally) -> None:
+def test_a_document_that_is_never_the_same_is_not_believed(s3_services: Running, bucket: str, tally: Tally) -> None:
     Objects(Location.parse(bucket)).put("key", os.urandom(1000))
     words = r"/key arrived differently each of the 4 times .* https://"
     schedule = Schedule("S3", 0, {"flip in response": 1.0}, tally)
-    with behind(services, bucket, schedule) as objects, pytest.raises(ServiceUnavailableError, match=words):
+    with behind(s3_services, bucket, schedule) as objects, pytest.raises(ServiceUnavailableError, match=words):
         objects.get("key")
 
 
-def test_a_server_that_goes_away_is_waited_for_only_so_long(services: Running, bucket: str, tally: Tally) -> None:
+def test_a_server_that_goes_away_is_waited_for_only_so_long(s3_services: Running, bucket: str, tally: Tally) -> None:
     patience = Patience(connect_s=1, silence_s=0.5, request_s=1, total_s=1)
     for kind, words in (("answer 503", "SlowDown|injected"), ("refuse", "refused|reset"), ("stall", "no answer in time")):
-        with behind(services, bucket, Schedule("S3", 0, {kind: 1.0}, tally), patience) as objects:
+        with behind(s3_services, bucket, Schedule("S3", 0, {kind: 1.0}, tally), patience) as objects:
             began = time.monotonic()
             with pytest.raises(
                 ServiceUnavailableError, match=f"does not answer for s3://.*({words}).* then try again"
@@ -117,7 +139,7 @@ def test_a_server_that_goes_away_is_waited_for_only_so_long(services: Running, b
             assert caught.value.exit_code == 75
 
 
-def test_a_listing_goes_on_behind_what_has_come(services: Running, bucket: str, tally: Tally, fault_rounds: int) -> None:
+def test_a_listing_goes_on_behind_what_has_come(s3_services: Running, bucket: str, tally: Tally, fault_rounds: int) -> None:
     if fault_rounds == 1:
         pytest.skip("takes more than the 1000 objects of one page; make faults has time for it")
     direct = Objects(Location.parse(bucket))
@@ -125,7 +147,7 @@ def test_a_listing_goes_on_behind_what_has_come(services: Running, bucket: str, 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda key: direct.put(key, b""), keys))
     schedule = Schedule("S3", 4, {"reset in response": 0.3, "truncate": 0.3}, tally)
-    with behind(services, bucket, schedule) as objects:
+    with behind(s3_services, bucket, schedule) as objects:
         for _ in range(3):
             assert [info.key for info in objects.walk("many")] == keys
     assert schedule.n_injected

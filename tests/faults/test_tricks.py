@@ -385,8 +385,12 @@ def test_catalogs_in_other_encodings(services: Running, tmp_path: Path, encoding
     tally.add("tricks tried")
 
 
+@pytest.mark.parametrize("s3_services", ["swift"], indirect=True)
 def test_one_odd_object_is_named_at_once_and_not_waited_for(bucket: str, tally: Tally) -> None:
-    """S3 allows keys that no path can be; a listing that meets one says so, and blames neither server nor network."""
+    """S3 allows keys that no path can be; a listing that meets one says so, and blames neither server nor network.
+
+    On Swift, which keeps such a key as it is: SeaweedFS makes `sessions//x.npy` the same as `sessions/x.npy`.
+    """
     client = boto3.client("s3", config=Config(request_checksum_calculation="when_required"))
     for number, key in enumerate(["sessions//x.npy", "sessions/a\nb.npy"]):
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"{number}/{key}", Body=b"x")

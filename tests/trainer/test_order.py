@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from featurestore.errors import StoreError, UsageError
 from featurestore.store.split import Split
-from trainer.stream.order import PADDING, BatchPlan, ChunkTable, EpochOrder, OrderSpec
+from trainer.stream.chunk_table import ChunkTable
+from trainer.stream.order import PADDING, BatchPlan, EpochOrder, OrderSpec
 
 WANTED = Split.TRAIN
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no type
 import pytest
 
 from featurestore.errors import UsageError
-from trainer.evaluate.predictions import require_directory, require_format, whole_file, write_predictions
+from featurestore.whole_file import whole_file
+from trainer.evaluate.predictions import require_directory, require_format, write_predictions
 
 TABLE: dict[str, Any] = {
     "row": np.array([3, 4]),

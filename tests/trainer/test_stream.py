@@ -60,7 +60,7 @@ def build(raw: Path, store: Path, catalog: str) -> None:
     corpus.build(max_rejected_fraction=1.0)
 
 
-def open_data(corpus: Corpus, stream: StreamOptions = OFF, rank: int = 0, **options: int) -> FeatureStream:
+def open_data(corpus: Corpus, stream: StreamOptions = OFF, rank: int = 0, **options: Any) -> FeatureStream:
     return FeatureStream.open(corpus.store.url, options=DataOptions(**{"batch_size": 10, **options}), stream=stream, rank=rank)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.source.receivers import Receivers
+from featurestore.text_table import text_table
 from trainer.evaluate.baselines import Baseline
 from trainer.evaluate.metrics import Int64, Predictions, threshold_name, thresholds_m
 from trainer.evaluate.plots import Picture
@@ -115,10 +116,7 @@ def _table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
     """The first column to the left, numbers to the right; a row may end early."""
     cells = list(rows)
     columns = max(map(len, cells))
-    widths = [max(len(row[column]) for row in cells if column < len(row)) for column in range(columns)]
-    for row in cells:
-        padded = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False)]
-        yield "  ".join([row[0].ljust(widths[0]), *padded]).rstrip()
+    yield from text_table([[*row, *[""] * (columns - len(row))] for row in cells], right=range(1, columns))
 
 
 def _km(metres: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import UsageError
+from featurestore.page.charts import require_matplotlib
 from featurestore.source.receivers import Receivers
 from trainer.evaluate.metrics import Predictions, expected_error_m, sample_evenly, snr_bands, squared_deviations
 from trainer.network.geometry import MAX_HALF_EXTENT_M, Float64, Region, geodesic_m
@@ -50,19 +51,6 @@ class Picture:
     baselines: Mapping[str, Float64]
     title: str
     receivers: Receivers | None = None
-
-
-def require_matplotlib() -> type[Figure]:
-    """The class of figures.
-
-    Raises:
-        UsageError: when matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("plots need matplotlib; install it: pip install matplotlib") from error
-    return Figure
 
 
 def draw(picture: Picture, directory: Path) -> list[Path]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from featurestore.errors import UsageError
 from featurestore.source.snapshot import format_sessions
 from featurestore.store.feature_set import FeatureSet
+from featurestore.whole_file import whole_file
 from trainer.evaluate.metrics import Predictions
 
 SUFFIXES = (".parquet", ".csv")
@@ -97,22 +97,3 @@ def write_predictions(path: Path, table: Mapping[str, Any], about: Mapping[str, 
         else:
             file.write((",".join(table) + "\n").encode())  # Arrow's own header is in quotes
             csv.write_csv(content, file, csv.WriteOptions(include_header=False, quoting_style="none"))
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there when all of it is written, and not before; what was there until then stays.
-
-    Raises:
-        UsageError: when it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with unfinished.open("wb") as file:
-                yield file
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another file") from error

@@ -13,17 +13,19 @@ import torch
 
 from featurestore.errors import StoreError, UsageError
 from featurestore.page import page
+from featurestore.page.charts import require_matplotlib
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import read_receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.sets import read_manifest
 from featurestore.store.split import SPLITS, Split, count_splits
+from featurestore.whole_file import whole_file
 from trainer.evaluate import plots
 from trainer.evaluate.baselines import Baseline, mean_baseline, nearest_baseline
 from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.metrics import Int64, Predictions, measure
 from trainer.evaluate.page import describe_evaluation
-from trainer.evaluate.predictions import columns, require_directory, require_format, whole_file, write_predictions
+from trainer.evaluate.predictions import columns, require_directory, require_format, write_predictions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
 from trainer.network.geometry import Float64
 from trainer.stream.feature_stream import DataOptions, FeatureStream
@@ -48,7 +50,8 @@ class EvaluateRequest:
         predictions: file for one row per prediction, `.parquet` or `.csv`.
         html: file for the report.
         tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
-        receivers: CSV of where receivers stand, for maps and for errors by distance: a file or `s3://…`.
+        receivers: CSV of where receivers stand, before what the set says, for maps and for errors by distance: a file or
+            `s3://…`.
         device: auto takes a GPU when there is one.
 
     Raises:
@@ -94,9 +97,10 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         ServiceUnavailableError: when the store does not answer.
     """
     began, progress = time.monotonic(), progress or Silent()
-    receivers = None if request.receivers is None else read_receivers(request.receivers)
+    given = None if request.receivers is None else read_receivers(request.receivers)
     checkpoint = read_checkpoint(request.checkpoint)
     feature_set = checkpoint.open_features(request.store, request.version)
+    receivers = feature_set.receivers if given is None else given.or_else(feature_set.receivers)
     _require_rows(feature_set, request)
     _require_outputs(request)
     device = _device(request.device)
@@ -114,7 +118,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         metrics=measure(predictions, region.half_extent_m),
         baselines=baselines,
         notes=(*_maybe_trained_on(feature_set, checkpoint, request.split), *notes),
-        receivers=receivers,
+        receivers=receivers if len(receivers) else None,
         device=device.type,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -140,10 +144,10 @@ def _require_outputs(request: EvaluateRequest) -> None:
         require_directory(request.predictions.parent)
     if request.out is not None:
         require_directory(request.out)
-        plots.require_matplotlib()
+        require_matplotlib()
     if request.html is not None:
         page.require_place(request.html)
-        plots.require_matplotlib()
+        require_matplotlib()
 
 
 def _device(name: str) -> torch.device:

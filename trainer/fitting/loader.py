@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -55,17 +56,19 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     Args:
         feature_set: an open set.
-        batch_size: rows of one rank's batch.
+        batch_size: rows, or sessions, of one rank's batch.
         seed: of the train order.
         stream: see `StreamOptions`.
+        by: `row` or `session`, see `DataOptions`.
     """
 
-    def __init__(self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions) -> None:
+    def __init__(self, feature_set: FeatureSet, batch_size: int, seed: int, stream: StreamOptions, *, by: str = "row") -> None:
         super().__init__()
         self._feature_set = feature_set
         self._batch_size = batch_size
         self._seed = seed
         self._stream = stream
+        self._by = by
         self._data: FeatureStream | None = None
 
     @property
@@ -74,7 +77,7 @@ class FeatureDataModule(lightning.LightningDataModule):
         if self._data is None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             device = self.trainer.strategy.root_device if self.trainer else CPU
-            options = DataOptions(self._batch_size, self._seed, world_size)
+            options = DataOptions(self._batch_size, self._seed, world_size, by=self._by)
             self._data = FeatureStream(self._feature_set, options, self._stream, rank, device if device.type == "cuda" else CPU)
         return self._data
 
@@ -103,8 +106,8 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
-        features, row = (part.to(device, non_blocking=True) for part in (batch.features, batch.row))
-        return Batch(features, batch.position, row)
+        names = [field.name for field in fields(batch) if field.name != "position"]
+        return replace(batch, **{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         """End the threads."""

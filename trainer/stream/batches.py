@@ -13,18 +13,21 @@ import math
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from featurestore.errors import UsageError
+from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
-from trainer.stream.order import BatchPlan, EpochOrder
+from trainer.stream.order import PADDING, BatchPlan, EpochOrder
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
+from trainer.stream.session_order import SessionPlan
 from trainer.stream.source import ChunkSource, StreamOptions, Tensors, huge_empty
 
 CPU = torch.device("cpu")
@@ -49,9 +52,37 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds."""
+        return [getattr(self, field.name) for field in fields(self)]
+
     def copy(self) -> Batch:
         """The same, in memory of its own, to be kept for as long as one likes."""
         return Batch(self.features.clone(), self.position, self.row)
+
+
+@dataclass(frozen=True)
+class SessionBatch(Batch):
+    """Whole sessions of a feature set, each with a line of r places for its rows; r is that of the batch's largest session.
+
+    A row is one window of one capture; rows are in the order of (receiver, row), those that are absent come last.
+
+    Attributes:
+        features: (b, r, 3, band, frame) float16, as in `Batch`; 0 where absent.
+        position: (b, 2) float64, as in `Batch`.
+        row: (b, r) int64, index in the set; `order.PADDING` where absent.
+        receiver: (b, r) int64, `websdr_id`; -1 where absent.
+        present: (b, r) bool, whether there is a row.
+        session: (b,) int64, number in `FeatureSet.sessions` of the split; of padding `order.PADDING`, and all of it is absent.
+    """
+
+    receiver: torch.Tensor
+    present: torch.Tensor
+    session: torch.Tensor
+
+    def copy(self) -> SessionBatch:
+        """See `Batch.copy`."""
+        return replace(self, features=self.features.clone())
 
 
 class Ring:
@@ -70,25 +101,16 @@ class Ring:
         self._lane = lane
 
     def gather(self, plan: BatchPlan, chunks: list[Tensors], number: int, second: Executor) -> torch.Tensor:
-        """The features (b, 3, band, frame) of a plan; no chunks are for padding. A second thread gathers half of them."""
-        slot, n_rows = number % len(self._buffers), len(plan.rows)
+        """The features (place, 3, band, frame) of a plan; no chunks are for padding. A second thread gathers half of them."""
+        slot = number % len(self._buffers)
         copied = self._copied[slot]
         if copied is not None:
             copied.synchronize()  # an event of long ago, as a rule
-        buffer, half = self._buffers[slot], len(chunks) // 2
-
-        def take(first: int, stop: int) -> None:
-            for piece in range(first, stop):
-                begin, end = plan.bounds[piece : piece + 2]
-                # (row, 3, band, frame); "raise" would go through one more copy
-                np.take(chunks[piece], plan.local[begin:end], axis=0, out=buffer[begin:end], mode="clip")
-
-        other = second.submit(take, 0, half)
-        take(half, len(chunks))
+        buffer = self._buffers[slot]
+        other = second.submit(plan.copy_to, buffer, chunks, 0, 2)
+        plan.copy_to(buffer, chunks, 1, 2)
         other.result()
-        if not chunks:
-            buffer[:n_rows] = 0
-        features = self._lane.bring(self._memory[slot][:n_rows])
+        features = self._lane.bring(self._memory[slot][: plan.n_places])
         self._copied[slot] = self._lane.mark()
         return features
 
@@ -113,7 +135,7 @@ class BatchStream:
 
     Args:
         source: of the chunks.
-        batch_size: rows of the largest batch.
+        n_places: tensors of the largest batch.
         options: see `StreamOptions`.
         device: where batches are wanted.
         resident: where the split's rows stay on that device; batches are gathered from there.
@@ -125,7 +147,7 @@ class BatchStream:
     def __init__(
         self,
         source: ChunkSource,
-        batch_size: int,
+        n_places: int,
         options: StreamOptions,
         device: torch.device = CPU,
         resident: DeviceRows | None = None,
@@ -133,7 +155,7 @@ class BatchStream:
         self.stats = StreamStats()
         self._source = source
         self._options = options
-        self._shape = (batch_size, *source.tensor_shape)
+        self._shape = (n_places, *source.tensor_shape)
         self._lane = Lane(device)
         self._resident = resident
         self._ring: Ring | None = None
@@ -162,7 +184,7 @@ class BatchStream:
             for _ in range(start_batch, order.n_batches):
                 asked = perf_counter()
                 batch, n_rows, done = epoch.next_batch()
-                self._lane.hand_over(done, batch.features, batch.row)
+                self._lane.hand_over(done, *batch.tensors())
                 stats.waited_s += perf_counter() - asked
                 stats.batches += 1
                 stats.rows += n_rows
@@ -183,7 +205,8 @@ class BatchStream:
         """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
         if self._ring is None and self._resident is None:
             self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
-        position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
+        position, receiver = self._source.feature_set.labels.position, self._source.receiver
+        ring, resident, lane = self._ring, self._resident, self._lane
         slots = count(self._delivered)  # what was gathered last time and not handed over is overwritten
 
         def assemble(plan: BatchPlan, chunks: list[Tensors]) -> Ready:
@@ -192,13 +215,31 @@ class BatchStream:
                     features = resident.gather(plan, lane)
                 elif ring is not None:
                     features = ring.gather(plan, chunks, next(slots), second)
-                row = lane.bring(torch.from_numpy(plan.rows))
+                if isinstance(plan, SessionPlan):
+                    batch: Batch = _session_batch(plan, features, lane, position, receiver)
+                else:
+                    batch = Batch(features, _positions(plan, plan.rows, position), lane.bring(torch.from_numpy(plan.rows)))
                 done = lane.mark()
-            # Padding has no chunks, and is no row.
-            known = position[plan.rows] if plan.chunks else np.full((len(plan.rows), 2), math.nan)
-            return Batch(features, torch.from_numpy(known), row), len(row) if plan.chunks else 0, done
+            return batch, len(plan.rows) if plan.chunks else 0, done
 
         return assemble
+
+
+def _positions(plan: BatchPlan, rows: Index, position: npt.NDArray[np.float64]) -> torch.Tensor:
+    """(b, 2) where rows were sent from; padding has no chunks, and is no row."""
+    return torch.from_numpy(position[rows] if plan.chunks else np.full((len(rows), 2), math.nan))
+
+
+def _session_batch(
+    plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64], receiver: npt.NDArray[np.int32]
+) -> SessionBatch:
+    shape = len(plan.session), plan.width
+    row = plan.in_places.reshape(shape)
+    present = row >= 0
+    parts = row, np.where(present, receiver[row], PADDING).astype(np.int64), present, plan.session
+    at_device = [lane.bring(torch.from_numpy(part)) for part in parts]
+    where = _positions(plan, row[:, 0], position)  # of the first row of each session
+    return SessionBatch(features.view(*shape, *features.shape[1:]), where, *at_device)
 
 
 class _Epoch:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from featurestore.errors import UsageError
-from trainer.stream.order import BatchPlan, ChunkTable
+from trainer.stream.chunk_table import ChunkTable
+from trainer.stream.order import BatchPlan
 
 RESIDENT = frozenset({"cuda"})
 """Kinds of devices with memory of their own, in which rows can stay."""
@@ -128,10 +129,14 @@ class DeviceRows:
         self._here[index] = True
 
     def gather(self, plan: BatchPlan, lane: Lane) -> torch.Tensor:
-        """The features (b, 3, band, frame) of a plan whose chunks are here, in memory of their own; queued in a lane."""
+        """The features (place, 3, band, frame) of a plan whose chunks are here, in memory of their own; queued in a lane."""
         if not plan.chunks:  # padding
-            return self._store.new_zeros((len(plan.rows), *self._store.shape[1:]))
-        return self._store.index_select(0, lane.bring(torch.from_numpy(self._slot[plan.rows])))
+            return self._store.new_zeros((plan.n_places, *self._store.shape[1:]))
+        if plan.n_places == len(plan.rows):
+            return self._store.index_select(0, lane.bring(torch.from_numpy(self._slot[plan.in_places])))
+        # Places without a row take any row, and are made 0.
+        features = self._store.index_select(0, lane.bring(torch.from_numpy(self._slot[np.maximum(plan.in_places, 0)])))
+        return features.index_fill_(0, lane.bring(torch.from_numpy(np.flatnonzero(plan.in_places < 0))), 0)
 
 
 class DeviceRoom:

@@ -10,16 +10,26 @@ import torch
 
 from featurestore.errors import UsageError
 from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.store.sessions import Sessions
 from featurestore.store.sets import LATEST
 from featurestore.store.split import Split
 from trainer.stream.batches import CPU, Batch, BatchStream
+from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.device import DeviceRoom, DeviceRows, check_cache
-from trainer.stream.order import ChunkTable, EpochOrder, OrderSpec
+from trainer.stream.order import EpochOrder, OrderSpec
 from trainer.stream.prefetch import StreamStats
+from trainer.stream.session_order import SessionOrder
 from trainer.stream.source import ChunkSource, StreamOptions
+
+BEFORE = {"batches_of": "row"}
+"""What was so in all states before they said it."""
 
 ORDER_SCHEMA = 1
 """To be raised when `order` is changed so that the same numbers give another order: old states are refused then."""
+
+
+UNITS = ("row", "session")
+"""What batches are made of."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +37,29 @@ class DataOptions:
     """What decides which rows are served when, but for the rank.
 
     Attributes:
-        batch_size: rows of one rank's batch.
+        batch_size: rows, or sessions, of one rank's batch.
         seed: of the train order, 0 or more.
         world_size: ranks that share each epoch.
         pool_chunks: chunks whose rows are mixed with each other.
+        by: `row`, or `session`: batches are `SessionBatch`.
+
+    Raises:
+        UsageError: when `by` is something else.
     """
 
     batch_size: int = 256
     seed: int = 42
     world_size: int = 1
     pool_chunks: int = 8
+    by: str = "row"
+
+    def __post_init__(self) -> None:
+        if self.by not in UNITS:
+            raise UsageError(f"by is {self.by!r}; wanted one of {', '.join(UNITS)}")
 
 
 class FeatureStream:
-    """The batches of a feature set.
+    """The batches of a feature set: of rows, or of sessions (then each is a `SessionBatch`).
 
     Training goes through epochs: each `train()` yields what is left of the current one, and the next one begins when the
     last batch has been handed over. `state_dict` tells where that is, `load_state_dict` goes on from there, exactly.
@@ -80,6 +99,7 @@ class FeatureStream:
         self._source = ChunkSource(feature_set, self._stream_options)
         self._room = DeviceRoom(device)
         self._tables: dict[Split, ChunkTable] = {}
+        self._sessions: dict[Split, Sessions] = {}
         self._resident: dict[Split, DeviceRows | None] = {}
         self._streams: dict[tuple[Split, bool], BatchStream] = {}
 
@@ -102,15 +122,24 @@ class FeatureStream:
         Raises:
             UsageError: when the split has no rows, or too few for one global batch of a drawn order.
         """
-        order = EpochOrder(self._table(split), self._spec(epoch))
+        table, spec = self._table(split), self._spec(epoch)
+        by_session = self.options.by == "session"
+        order = SessionOrder(table, self.sessions(split), spec) if by_session else EpochOrder(table, spec)
         if not order.n_batches:
             wanted = 1 if epoch is None else self.options.batch_size * self.options.world_size
+            n, each, name = order.units.n_rows, f"{self.options.by}s", split.name.lower()
             raise UsageError(
-                f"the {split.name.lower()} split of {self.feature_set.url} has {order.table.n_rows} rows; wanted at least "
-                f"{wanted} (batch size {self.options.batch_size}, {self.options.world_size} ranks): use a larger set, other "
-                "shares of the splits, or smaller batches"
+                f"the {name} split of {self.feature_set.url} has {n} {each}; wanted at least {wanted} (batch size "
+                f"{self.options.batch_size}, {self.options.world_size} ranks): use a larger set, other shares of the splits, "
+                "or smaller batches"
             )
         return order
+
+    def sessions(self, split: Split) -> Sessions:
+        """The sessions of a split, which batches of sessions number; see `FeatureSet.sessions`."""
+        if split not in self._sessions:
+            self._sessions[split] = self.feature_set.sessions(split)
+        return self._sessions[split]
 
     def train(self) -> Generator[Batch]:
         """What is left of the current train epoch; each batch counts as done when it has been handed over."""
@@ -157,9 +186,10 @@ class FeatureStream:
                 be served would be others.
         """
         for name, here in self._identity().items():
-            if state.get(name) != here:
+            there = state.get(name, BEFORE.get(name))
+            if there != here:
                 raise UsageError(
-                    f"cannot resume: the state was saved with {name.replace('_', ' ')} {state.get(name)!r}, this run has "
+                    f"cannot resume: the state was saved with {name.replace('_', ' ')} {there!r}, this run has "
                     f"{here!r}; resume with the same, or begin a new run"
                 )
         self.seek(state["epoch"], state["batch"])
@@ -168,6 +198,7 @@ class FeatureStream:
         return {
             "order_schema": ORDER_SCHEMA,
             "version": self.feature_set.version,
+            "batches_of": self.options.by,
             "batch_size": self.options.batch_size,
             "world_size": self.options.world_size,
             "seed": self.options.seed,
@@ -196,8 +227,10 @@ class FeatureStream:
         if (split, drawn) not in self._streams:
             if split not in self._resident:
                 self._resident[split] = self._keep(split)
+            per_line = self.sessions(split).largest if self.options.by == "session" else 1
+            n_places = self.options.batch_size * max(1, per_line)
             self._streams[split, drawn] = BatchStream(
-                self._source, self.options.batch_size, self._stream_options, self._device, self._resident[split]
+                self._source, n_places, self._stream_options, self._device, self._resident[split]
             )
         return self._streams[split, drawn]
 

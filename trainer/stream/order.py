@@ -22,96 +22,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import StoreError, UsageError
+from featurestore.errors import UsageError
+from trainer.stream.chunk_table import ChunkTable, Index
 
 PADDING = -1
 """The number of a row that is none."""
 
-CHUNKS, POOL = 0, 1
+CHUNKS, POOL, ARCS = 0, 1, 2
 """What a stream of random numbers is for."""
 
-Index = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ChunkTable:
-    """The chunks that hold rows of one split, in the order of the set's rows; C of them.
-
-    Which rows they are is not stored but looked up in the `split` column, so that ten million rows take ten megabytes.
-
-    Attributes:
-        segment: (C,) which segment of the set, counted from 0.
-        chunk: (C,) which chunk of that segment.
-        first_row: (C,) index in the set of the chunk's first row.
-        end_row: (C,) index in the set behind the chunk's last row.
-        count: (C,) rows of the split in it, at least 1.
-        split: (N,) uint8, the set's column.
-        wanted: the split's code.
-    """
-
-    segment: npt.NDArray[np.int32]
-    chunk: npt.NDArray[np.int32]
-    first_row: Index
-    end_row: Index
-    count: Index
-    split: npt.NDArray[np.uint8]
-    wanted: int
-
-    @classmethod
-    def of(cls, segments: Sequence[tuple[int, int]], split: npt.NDArray[np.uint8], wanted: int) -> ChunkTable:
-        """The table of a set.
-
-        Args:
-            segments: (rows, rows per chunk) of each segment, in the set's order.
-            split: (N,) uint8, the set's column; a row whose code is another (rejected ones, too) is never served.
-            wanted: the code of the split to be served.
-
-        Raises:
-            StoreError: when the column and the segments do not have equally many rows.
-        """
-        n_rows = sum(rows for rows, _ in segments)
-        if len(split) != n_rows:
-            raise StoreError(f"the set has labels of {len(split)} rows, but its segments hold {n_rows}; build it again")
-        segment, chunk, first, end, offset = [], [], [], [], 0
-        for number, (rows, chunk_rows) in enumerate(segments):
-            starts = np.arange(0, rows, chunk_rows)
-            segment.append(np.full(len(starts), number, np.int32))
-            chunk.append(np.arange(len(starts), dtype=np.int32))
-            first.append(offset + starts)
-            end.append(offset + np.minimum(starts + chunk_rows, rows))
-            offset += rows
-        if not n_rows:
-            none, no_row = np.zeros(0, np.int32), np.zeros(0, np.int64)
-            return cls(none, none, no_row, no_row, no_row, split, wanted)
-        first_row = np.concatenate(first)
-        count = np.add.reduceat(split == wanted, first_row, dtype=np.int64)
-        some = count > 0
-        return cls(
-            np.concatenate(segment)[some],
-            np.concatenate(chunk)[some],
-            first_row[some],
-            np.concatenate(end)[some],
-            count[some],
-            split,
-            wanted,
-        )
-
-    def __len__(self) -> int:
-        return len(self.chunk)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the split."""
-        return int(self.count.sum())
-
-    def rows(self, index: int) -> Index:
-        """The rows of the split in chunk number `index` of this table, as (count,) indices in the set."""
-        first = int(self.first_row[index])
-        return np.flatnonzero(self.split[first : self.end_row[index]] == self.wanted) + first
+Tensors = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -165,6 +90,47 @@ class BatchPlan:
     bounds: list[int]
     finished: list[int]
 
+    @property
+    def n_places(self) -> int:
+        """Tensors of the batch."""
+        return len(self.rows)
+
+    @property
+    def in_places(self) -> Index:
+        """(n_places,) the row of each."""
+        return self.rows
+
+    def copy_to(self, buffer: Tensors, chunks: Sequence[Tensors], part: int, parts: int) -> None:
+        """Copy one part of the pieces out of their chunks; padding is 0.
+
+        Args:
+            buffer: (place, 3, band, frame).
+            chunks: of each piece, (row, 3, band, frame).
+            part: which.
+            parts: of how many.
+        """
+        if not self.chunks:
+            buffer[: len(self.rows)] = 0
+        for piece in range(part * len(chunks) // parts, (part + 1) * len(chunks) // parts):
+            begin, end = self.bounds[piece : piece + 2]
+            # (row, 3, band, frame); "raise" would go through one more copy
+            np.take(chunks[piece], self.local[begin:end], axis=0, out=buffer[begin:end], mode="clip")
+
+
+class Units(Protocol):
+    """What is permuted as a whole: chunks of rows, or what else holds what is served."""
+
+    @property
+    def count(self) -> Index:
+        """(U,) what each holds."""
+
+    @property
+    def n_rows(self) -> int:
+        """What all of them hold."""
+
+    def rows(self, index: int) -> Index:
+        """(count,) the numbers of what one holds, ascending."""
+
 
 class EpochOrder:
     """One rank's batches of one epoch, planned pool by pool as they are asked for.
@@ -172,16 +138,22 @@ class EpochOrder:
     Args:
         table: of the split.
         spec: see `OrderSpec`.
+
+    Attributes:
+        units: what is permuted and served: here the table's chunks and their rows.
+        pool_units: how many of them are a pool.
     """
 
     def __init__(self, table: ChunkTable, spec: OrderSpec) -> None:
         self.table = table
         self.spec = spec
+        self.units: Units = table
+        self.pool_units = spec.pool_chunks
 
     @cached_property
     def n_batches(self) -> int:
         """Batches in the epoch, the same for every rank."""
-        n_rows, batch, world = self.table.n_rows, self.spec.batch_size, self.spec.world_size
+        n_rows, batch, world = self.units.n_rows, self.spec.batch_size, self.spec.world_size
         if self.spec.shuffle:
             return n_rows // (batch * world)
         return math.ceil(math.ceil(n_rows / world) / batch)
@@ -189,7 +161,7 @@ class EpochOrder:
     @property
     def _share(self) -> tuple[int, int]:
         """Begin and end of the rank's rows in the sequence of all ranks' rows."""
-        n_rows, rank, world = self.table.n_rows, self.spec.rank, self.spec.world_size
+        n_rows, rank, world = self.units.n_rows, self.spec.rank, self.spec.world_size
         if self.spec.shuffle:
             share = self.n_batches * self.spec.batch_size
             return rank * share, (rank + 1) * share
@@ -198,7 +170,7 @@ class EpochOrder:
     @cached_property
     def _sequence(self) -> tuple[Index, Index]:
         """The chunks in this epoch's order, and (C + 1,) how many rows come before each."""
-        count = self.table.count
+        count = self.units.count
         order = self._permutation(len(count), CHUNKS) if self.spec.shuffle else np.arange(len(count))
         return order, np.concatenate([[0], np.cumsum(count[order])])
 
@@ -217,7 +189,7 @@ class EpochOrder:
             first = int(np.searchsorted(before, begin, "right")) - 1  # the chunk with the rank's first row
             there = int(np.searchsorted(before, position, "right")) - 1
             last = int(np.searchsorted(before, end, "left"))
-            width = self.spec.pool_chunks
+            width = self.pool_units
             for pool in range((there - first) // width, math.ceil((last - first) / width)):
                 chunks = range(first + pool * width, min(first + (pool + 1) * width, last))
                 rows = np.concatenate([self._part(order[i], before[i], begin, end) for i in chunks])
@@ -231,11 +203,14 @@ class EpochOrder:
                 yield from plans
                 position = 0
         for _ in range(planned, self.n_batches):
-            yield BatchPlan(np.array([PADDING]), np.zeros(0, np.int64), [], [0], [])
+            yield self._padding()
+
+    def _padding(self) -> BatchPlan:
+        return BatchPlan(np.array([PADDING]), np.zeros(0, np.int64), [], [0], [])
 
     def _part(self, chunk: int, before: int, begin: int, end: int) -> Index:
         """The rows of a chunk that are the rank's, when `before` rows come before it."""
-        return self.table.rows(chunk)[max(0, begin - before) : max(0, end - before)]
+        return self.units.rows(chunk)[max(0, begin - before) : max(0, end - before)]
 
     def _plan(self, rows: Index, carried: Index) -> list[BatchPlan]:
         """Plans of the batches that `rows`, in the order in which they are served, are cut into; `carried` come later."""
@@ -250,12 +225,7 @@ class EpochOrder:
         begins_piece[::size] = True
         pieces = np.flatnonzero(begins_piece)
         first_piece = np.searchsorted(pieces, np.arange(0, n_rows + size, size)).tolist()
-        last_batch = dict(zip(chunk_of[pieces].tolist(), (pieces // size).tolist(), strict=True))  # the later one stays
-        for chunk in np.unique(self._chunk_of(carried)).tolist():
-            last_batch.pop(chunk, None)
-        finished: dict[int, list[int]] = {}
-        for chunk, number in sorted(last_batch.items()):
-            finished.setdefault(number, []).append(chunk)
+        finished = finished_after(chunk_of[pieces], pieces // size, self._chunk_of(carried))
         chunks, starts = chunk_of[pieces].tolist(), pieces.tolist()
         plans = []
         for number, start in enumerate(range(0, n_rows, size)):
@@ -273,11 +243,32 @@ class EpochOrder:
         By sorting raw numbers: numpy promises (NEP 19) that those of a bit generator stay what they are, and does not promise
         it of `Generator.permutation`; an epoch must go on where it stopped after an upgrade, too.
         """
-        raw = np.random.PCG64(np.random.SeedSequence([self.spec.seed, self.spec.epoch, *purpose])).random_raw(n)
+        raw = self._raw(n, *purpose)
         bits = np.uint64(n.bit_length())
         keys = raw >> bits << bits | np.arange(n, dtype=np.uint64)  # no two are the same, so any way of sorting will do
         keys.sort()
         return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+    def _raw(self, n: int, *purpose: int) -> npt.NDArray[np.uint64]:
+        """Random numbers of 64 bits, n of them, for one purpose of one epoch."""
+        return np.random.PCG64(np.random.SeedSequence([self.spec.seed, self.spec.epoch, *purpose])).random_raw(n)
+
+
+def finished_after(chunk: Index, batch: Index, carried: Index) -> dict[int, list[int]]:
+    """The chunks that no later batch of a pool needs, by batch.
+
+    Args:
+        chunk: (p,) of each piece, in the order of the batches.
+        batch: (p,) of each piece.
+        carried: chunks of what is served after the pool.
+    """
+    last_batch = dict(zip(chunk.tolist(), batch.tolist(), strict=True))  # the later one stays
+    for needed in np.unique(carried).tolist():
+        last_batch.pop(needed, None)
+    finished: dict[int, list[int]] = {}
+    for number, last in sorted(last_batch.items()):
+        finished.setdefault(last, []).append(number)
+    return finished
 
 
 def _cut(rows: Index, size: int, is_last: bool) -> tuple[Index, Index]:

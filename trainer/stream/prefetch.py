@@ -98,6 +98,8 @@ class ChunkStream:
             found = [self._wait(index) for index in plan.chunks]
             yield plan, [chunk.rows for chunk in found if chunk is not None and self._resident is None]
             for index in plan.finished:
+                if any(index in later.chunks for later in planned):
+                    continue  # another arc of sessions needs it, too, and will say when it is done
                 held = self._held.pop(index)
                 if isinstance(held, Fetched):
                     self._source.give_back(self._key(index), held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from featurestore.objects.objects import ReadBytes
 from featurestore.store.chunks import CRC_BYTES, REPAIR, ArrayLayout, decode_chunk, read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.segments import Segment, features_name
+from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.mapped import map_file
-from trainer.stream.order import ChunkTable
 
 CACHE_MODES = ("off", "ram", "gpu", "auto")
 
@@ -126,6 +127,11 @@ class ChunkSource:
         self._keep: set[Key] = set()
         self._kept: dict[Key, Fetched] = {}
         self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
+
+    @cached_property
+    def receiver(self) -> npt.NDArray[np.int32]:
+        """(N,) the receiver of each row of the set."""
+        return self.feature_set.fact("websdr_id")
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from trainer.evaluate.plots import DPI, IDEAL, NETWORK, WIDTH, require_matplotlib
+from featurestore.page.charts import require_matplotlib
+from trainer.evaluate.plots import DPI, IDEAL, NETWORK, WIDTH
 from trainer.sweep.results import SweepReport, TrialRow
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from featurestore.text_table import text_table
 from trainer.sweep.study import FAILURE, RUN_ID, STATES
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ def _table(trials: list[TrialRow]) -> list[str]:
         rows.append(
             [str(trial.number), trial.state, value, str(trial.epochs), *(_short(trial.parameters.get(name)) for name in names)]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [f"  {line}" for line in text_table(rows)]
 
 
 def _short(value: object) -> str:

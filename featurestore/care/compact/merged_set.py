@@ -18,6 +18,7 @@ from featurestore.store.feature_set import FeatureSet
 from featurestore.store.manifest import SegmentRef
 from featurestore.store.rows import RowFacts
 from featurestore.store.segments import Segment
+from featurestore.store.set_receivers import RECEIVERS
 from featurestore.store.sets import Labels
 from featurestore.tensor.spec import canonical_json, digest
 
@@ -54,6 +55,8 @@ def version_after(opened: FeatureSet, facts: RowFacts, served: Mask, segment: st
         *sets.with_times(labels.start_time_ns[rows], labels.time_sigma_s[rows]),
     )
     head = {"spec": manifest.spec, "basis": manifest.basis, "split": dict(manifest.split)}
+    if RECEIVERS in manifest.snapshot:
+        head[RECEIVERS] = manifest.snapshot[RECEIVERS]
     old = sorted(ref.segment for ref in manifest.segments)
     if version_of({**head, "segments": old}, columns) == opened.version:
         return version_of({**head, "segments": [segment]}, columns)
@@ -86,4 +89,4 @@ def publish_compacted(opened: FeatureSet, version: str, segment: Segment, index:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=round(time.monotonic() - began, 3),
     )
-    sets.publish(opened.objects, manifest, metadata, opened.rejected)
+    sets.publish(opened.objects, manifest, metadata, opened.rejected, opened.receivers)

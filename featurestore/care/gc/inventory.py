@@ -17,7 +17,7 @@ _LABELS = "split|position|snr_db|frequency_mhz|timestamp|start_time_ns|time_sigm
 _FACTS = "capture_id|window|session_id|websdr_id|source_digest|reason|logmel|content"
 _PAIRS = "session_digest|capture_a|capture_b|websdr_a|websdr_b|lag_s|correlation|measured"
 
-SET = re.compile(rf"(sets/{ID})/(?:zarr\.json|rejected\.json|(?:{_LABELS})/{_ARRAY})")
+SET = re.compile(rf"(sets/{ID})/(?:(?:zarr|rejected|receivers)\.json|(?:{_LABELS})/{_ARRAY})")
 SPEC = re.compile(rf"(specs/{ID})/spec\.json")
 BASIS = re.compile(rf"(specs/{ID}/bases/{ID})/(?:zarr\.json|(?:mean|std)/{_ARRAY})")
 SEGMENT = re.compile(rf"(specs/{ID}/segments/{ID})/(?:zarr\.json|segment\.json|(?:{_FACTS}|{_PAIRS})/{_ARRAY})")

@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.build.plan import make_plan
-from featurestore.build.publish import version_id
+from featurestore.build.publish import version_with
 from featurestore.build.quality import Quality
 from featurestore.care.repair.facts import look_up
 from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
+from featurestore.errors import StoreError
+from featurestore.source.receivers import receivers_json
 from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import Array, ArrayLayout, read_array
 from featurestore.store.rows import Holding
 from featurestore.store.segments import read_rejected
-from featurestore.store.sets import set_path
+from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, receivers_id
+from featurestore.store.sets import list_sets, set_path
 from featurestore.store.split import Split, assign
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import SplitSpec
@@ -59,9 +62,31 @@ def repair_rejected(shop: Workshop, place: Place) -> str:
             f"{shop.manifest.counts['rejected']} were; {CHANGED}"
         )
     shop.objects.put_json(place.key, [asdict(entry) for entry in quality.entries()])
-    if version_id(plan, shop.manifest.basis) == shop.manifest.version:
+    if version_with(plan, shop.manifest.basis, shop.manifest.snapshot.get(RECEIVERS)) == shop.manifest.version:
         return "made again from catalog and recordings; they are as they were, by the set's version"
     return "made again from catalog and recordings; they have changed since, but as many are rejected as the manifest states"
+
+
+def repair_receivers(shop: Workshop, place: Place) -> str:
+    """`receivers.json`: that of another set with the same table, or made again from the catalog; the manifest proves it."""
+    named = shop.manifest.snapshot[RECEIVERS]
+    for other in list_sets(shop.objects)[0]:
+        if other.snapshot.get(RECEIVERS) == named and other.version != shop.manifest.version:
+            try:
+                shop.objects.put(place.key, receivers_json(read_set_receivers(shop.objects, other)))
+            except StoreError:  # it is damaged there, too
+                continue
+            return f"copied from feature set {other.version}, which has the same table"
+    for snapshot in (shop.approved, shop.captures):
+        receivers = snapshot.receivers
+        if receivers is not None and receivers_id(receivers) == named:
+            shop.objects.put(place.key, receivers_json(receivers))
+            return "made again from the catalog's table of receivers; its digest is the one in the manifest"
+    raise UnrepairableError(
+        "the catalog's table of receivers is not what the set was built with, by the manifest's digest, and no other set has "
+        "that; put the receivers back into the table as they were, or restore it from a copy of the store, or build-features "
+        "makes a new set with the receivers of now"
+    )
 
 
 def _column(shop: Workshop, name: str) -> Array:

@@ -11,6 +11,7 @@ CHUNK = r"/c/(?P<chunk>\d+)(/0)*"
 KINDS = {
     "manifest": rf"(?P<path>sets/{ID})/zarr\.json",
     "rejected": rf"(?P<path>sets/{ID})/rejected\.json",
+    "receivers": rf"(?P<path>sets/{ID})/receivers\.json",
     "label": rf"(?P<path>sets/{ID}/(?P<array>\w+)){CHUNK}",
     "spec": rf"(?P<path>specs/{ID})/spec\.json",
     "basis": rf"(?P<path>specs/{ID}/bases/{ID})((/(?P<array>mean|std)){CHUNK}|/zarr\.json)",

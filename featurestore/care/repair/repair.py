@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from featurestore.care.repair.basis import repair_basis
 from featurestore.care.repair.facts import repair_fact, repair_reason
-from featurestore.care.repair.labels import repair_label, repair_rejected
+from featurestore.care.repair.labels import repair_label, repair_receivers, repair_rejected
 from featurestore.care.repair.markers import repair_features_marker, repair_marker
 from featurestore.care.repair.metadata import MANIFEST_STEP, repair_group, repair_metadata
 from featurestore.care.repair.places import Place, find_place
@@ -41,7 +41,7 @@ STAGES: tuple[dict[str, Callable[[Workshop, Place], str]], ...] = (
     {"content": repair_content, "basis": repair_basis},
     {"features": repair_features},
     {"marker": repair_marker, "features marker": repair_features_marker},
-    {"group": repair_group, "rejected": repair_rejected},
+    {"group": repair_group, "rejected": repair_rejected, "receivers": repair_receivers},
 )
 """What is repaired one after the other: each stage needs those before it. Kind of object → how it is repaired."""
 

@@ -13,6 +13,7 @@ from featurestore.errors import HeimdallError, StoreError
 from featurestore.progress import Progress
 from featurestore.store.bases import bases_path, read_basis
 from featurestore.store.manifest import Manifest
+from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, receivers_key
 from featurestore.store.sets import TIMES, Labels, read_manifest, read_spec, set_path
 from featurestore.store.split import count_splits
 from featurestore.tensor.rejection import RejectedCapture
@@ -125,6 +126,8 @@ def _check_labels(inspector: Inspector, manifest: Manifest, copies: dict[str, An
         stated = {name: manifest.counts[name] for name in counts}
         if counts != stated:
             inspector.note(DAMAGED, f"{path}/zarr.json", f"states splits of {stated} rows, the array split holds {counts}")
+    if RECEIVERS in manifest.snapshot:
+        _check_receivers(inspector, manifest)
     rejected = inspector.document(f"{path}/rejected.json")
     if rejected is not None:
         try:
@@ -136,3 +139,13 @@ def _check_labels(inspector: Inspector, manifest: Manifest, copies: dict[str, An
             if n_rejected != stated_rejected:
                 detail = f"holds {n_rejected:,} captures, the manifest states {stated_rejected:,}"
                 inspector.note(DAMAGED, f"{path}/rejected.json", detail)
+
+
+def _check_receivers(inspector: Inspector, manifest: Manifest) -> None:
+    key = receivers_key(manifest.version)
+    if inspector.document(key) is None:
+        return
+    try:
+        read_set_receivers(inspector.objects, manifest)
+    except StoreError as error:
+        inspector.note(DAMAGED, key, str(error).removeprefix(f"{inspector.objects.location}/{key} ").partition("; ")[0])

@@ -150,6 +150,20 @@ def rate_notes(recording: Recording, label: Label, options: IngestOptions) -> li
     return notes
 
 
+def origin_notes(recording: Recording, label: Label) -> list[str]:
+    """What was taken from elsewhere than a label or a header proper, and from where."""
+    values = {
+        "sample_rate_hz": f"sample rate {recording.sample_rate_hz:g} Hz" if recording.sample_rate_hz else "",
+        "frequency_mhz": f"frequency {recording.frequency_mhz:.10g} MHz" if recording.frequency_mhz else "",
+        "timestamp": f"time {recording.timestamp:%Y-%m-%dT%H:%M:%S}Z" if recording.timestamp else "",
+    }
+    used = {name: source for name, source in recording.origins.items() if getattr(label, name) is None}
+    return [
+        f"{' and '.join(values[name] for name in values if used.get(name) == source)} from {source}"
+        for source in dict.fromkeys(used.values())
+    ]
+
+
 def _record(recording: Recording, label: Label, session: UUID, rate_hz: float, start: int) -> CaptureRecord:
     began = label.timestamp or recording.timestamp
     return CaptureRecord(

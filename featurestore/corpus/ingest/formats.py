@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from featurestore.corpus.ingest.samples import RAW_FORMATS, NumberFormat, Recording, read_raw
+from featurestore.corpus.ingest.facts import complete
+from featurestore.corpus.ingest.levels import check_levels
+from featurestore.corpus.ingest.names import parse_name
+from featurestore.corpus.ingest.npy_files import read_npy
+from featurestore.corpus.ingest.samples import RAW_FORMATS, Recording, read_raw
 from featurestore.corpus.ingest.sigmf_files import ARCHIVE, DATA, META, read_sigmf
-from featurestore.corpus.ingest.wav import read_wav
+from featurestore.corpus.ingest.uff import is_uff, read_uff
+from featurestore.corpus.ingest.wav import is_wav, read_wav
 from featurestore.errors import DataQualityError
-from featurestore.source.npy_header import HEADER_LIMIT_BYTES, HeaderError, brief, parse_npy_header
+from featurestore.source.npy_header import MAGIC
 
 SUFFIXES = {
     ".npy": "npy",
     ".wav": "wav",
+    ".uff": "uff",
     META: "sigmf",
     DATA: "sigmf",
     ARCHIVE: "sigmf",
@@ -33,7 +35,8 @@ SUFFIXES = {
 }
 """Format by file name ending; endings that programs use for several formats (.iq, .raw, .bin, .dat, .c64) are not guessed."""
 
-FORMATS = ("npy", "wav", "sigmf", *RAW_FORMATS)
+FORMATS = ("npy", "wav", "sigmf", "uff", *RAW_FORMATS)
+HEAD_BYTES = 512
 
 
 def read_recording(path: Path, stated_format: str | None = None) -> Recording:
@@ -41,32 +44,47 @@ def read_recording(path: Path, stated_format: str | None = None) -> Recording:
 
     Args:
         path: the file.
-        stated_format: one of `FORMATS`; `None` takes SigMF when there is metadata beside the file, else what the ending says.
+        stated_format: one of `FORMATS`; `None` takes SigMF when there is metadata beside the file, else what the ending, the
+            pattern of the name or the first bytes say.
 
     Raises:
         DataQualityError: when the file cannot be read as IQ; the message is a phrase without the file's name.
         OSError: when it cannot be opened.
     """
+    if path.is_dir():
+        raise DataQualityError("is a directory; name a file in it")
     if not path.is_file():
         raise DataQualityError("does not exist; correct the name in the labels")
     kind = stated_format or _guess(path)
     if kind == "npy":
-        recording = _read_npy(path)
+        recording = read_npy(path)
     elif kind == "wav":
         recording = read_wav(path)
     elif kind == "sigmf":
         recording = read_sigmf(path)
+    elif kind == "uff":
+        recording = read_uff(path)
     else:
         recording = read_raw(path, RAW_FORMATS[kind])
     if len(recording) == 0:
         raise DataQualityError("holds no samples")
-    return recording
+    check_levels(recording)
+    facts = parse_name(path.name)
+    return complete(recording, facts) if facts else recording
+
+
+def known_by_name(path: Path) -> bool:
+    """Whether a file's name alone says that it is a recording."""
+    facts = parse_name(path.name)
+    return path.suffix.lower() in SUFFIXES or (facts is not None and facts.sample_format is not None)
 
 
 def _guess(path: Path) -> str:
     kind = SUFFIXES.get(path.suffix.lower())
     if kind in (None, *RAW_FORMATS) and path.with_suffix(META).is_file():
         return "sigmf"
+    facts = parse_name(path.name)
+    kind = kind or (facts and facts.sample_format) or _by_first_bytes(path)
     if kind is None:
         raise DataQualityError(
             f"ends in {path.suffix!r}, which does not tell its format; add a 'format' to its label: one of {', '.join(FORMATS)}"
@@ -74,31 +92,10 @@ def _guess(path: Path) -> str:
     return kind
 
 
-def _read_npy(path: Path) -> Recording:
-    """1-D complex, or (n, 2) components of integers or floats."""
+def _by_first_bytes(path: Path) -> str | None:
+    """The format of a file under a foreign ending, where its first bytes leave no doubt."""
     with path.open("rb") as file:
-        head = file.read(HEADER_LIMIT_BYTES)
-    try:
-        header = parse_npy_header(head)
-    except HeaderError as error:
-        raise DataQualityError(f"is no .npy of plain numbers: {error}; write it with numpy.save, never pickled") from error
-    dtype, shape = header.dtype, header.shape
-    if dtype.hasobject:
-        raise DataQualityError("is no .npy of plain numbers: it holds pickled Python objects; write it with numpy.save")
-    number = {np.dtype(known.dtype): known for known in RAW_FORMATS.values()}.get(dtype.newbyteorder("<"))
-    pairs = len(shape) == 2 and shape[1] == 2 and number is not None
-    if not pairs and not (len(shape) == 1 and dtype.kind == "c"):
-        raise DataQualityError(
-            f"holds {brief(dtype)} of shape {brief(shape)}; expected complex of shape (n,), or integers or floats of shape "
-            "(n, 2)"
-        )
-    there = (path.stat().st_size - header.n_bytes) // (dtype.itemsize * (2 if pairs else 1))
-    if not 0 <= shape[0] <= there:
-        raise DataQualityError(
-            f"is truncated: its header promises {brief(shape[0])} samples, and {there} are there; copy it again"
-        )
-    if shape[0] == 0:
-        raise DataQualityError("holds no samples")
-    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
-    stored: npt.NDArray[Any] = np.memmap(path, dtype, mode="r", offset=header.n_bytes, shape=shape, order=order)
-    return Recording(stored, NumberFormat(dtype.str, number.zero, number.full_scale)) if pairs and number else Recording(stored)
+        head = file.read(HEAD_BYTES)
+    if is_wav(head):
+        return "wav"
+    return "npy" if head.startswith(MAGIC) else "uff" if is_uff(head) else None

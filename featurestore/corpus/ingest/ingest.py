@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +16,13 @@ from uuid import UUID
 
 import numpy as np
 
-from featurestore.corpus.ingest.conversion import IngestOptions, plan_captures, rate_notes
-from featurestore.corpus.ingest.formats import SUFFIXES, read_recording
+from featurestore.corpus.ingest.conversion import Capture, IngestOptions, origin_notes, plan_captures, rate_notes
+from featurestore.corpus.ingest.formats import known_by_name, read_recording
 from featurestore.corpus.ingest.ingested import Ingested
 from featurestore.corpus.ingest.labels import Label, Labels, Remark, parse_session, read_labels
 from featurestore.corpus.ingest.samples import Complex
 from featurestore.corpus.ingest.sigmf_files import companions
+from featurestore.corpus.ingest.snr import estimate_snr_db
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Progress, Silent
@@ -112,7 +113,7 @@ def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work:
         outcome.n_bytes = path.stat().st_size
     except (DataQualityError, OSError) as error:
         return _Outcome(reason=_reason(error))
-    outcome.notes += [*recording.notes, *rate_notes(recording, label, options)]
+    outcome.notes += [*recording.notes, *origin_notes(recording, label), *rate_notes(recording, label, options)]
     reasons = []
     for index, capture in enumerate(captures):
         try:
@@ -126,11 +127,19 @@ def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work:
             outcome.notes.append(f"reaches {peak:.4g} where full scale is 1; scale it, or name its format")
         written, n_bytes = write_capture(objects, capture.key, samples)
         outcome.written_bytes.append(n_bytes if written else 0)
-        outcome.records.append(capture.record)
+        outcome.records.append(_with_snr(capture, samples, written))
     if outcome.records:
         outcome.notes += reasons
         outcome.reason = None
     return outcome
+
+
+def _with_snr(capture: Capture, samples: Complex, written: bool) -> CaptureRecord:
+    """The capture's row, its SNR estimated where the label gives none; of known samples, what the catalog says counts."""
+    if capture.record.snr_db is not None:
+        return capture.record
+    snr_db = estimate_snr_db(samples, capture.record.sample_rate_hz, band_hz=capture.record.sample_rate_hz / capture.ratio)
+    return replace(capture.record, snr_db=snr_db, snr_fills=not written)
 
 
 def _tally(result: Ingested, label: Label, outcome: _Outcome, progress: Progress) -> None:
@@ -143,6 +152,10 @@ def _tally(result: Ingested, label: Label, outcome: _Outcome, progress: Progress
     written = [n_bytes for n_bytes in outcome.written_bytes if n_bytes]
     result.recordings += 1
     result.captures += len(outcome.records)
+    if label.snr_db is None:
+        known = sum(record.snr_db is not None for record in outcome.records)
+        result.snr_estimated += known
+        result.snr_unknown += len(outcome.records) - known
     result.written += len(written)
     result.unchanged += len(outcome.records) - len(written)
     result.bytes_written += sum(written)
@@ -205,7 +218,7 @@ def _count_unlabelled(directory: Path, labels: Labels) -> int:
     named = {directory / remark.file for remark in labels.skipped}
     for label in labels.labels:
         named |= companions(directory / label.file)
-    found = (path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in directory.rglob("*") if known_by_name(path) and path.is_file())
     return len({path.with_suffix(".sigmf-meta") if "sigmf" in path.suffix else path for path in found if path not in named})
 
 

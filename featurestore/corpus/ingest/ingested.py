@@ -20,6 +20,8 @@ class Ingested:
         captures: captures that they became.
         written: objects that were new or had changed.
         unchanged: objects that were there already.
+        snr_estimated: captures without a labelled SNR for which one was estimated.
+        snr_unknown: captures for which neither was possible.
         catalog: what happened to the rows.
         skipped: the files that did not go in, with the reasons.
         notes: what else to know of a file.
@@ -32,6 +34,8 @@ class Ingested:
     captures: int = 0
     written: int = 0
     unchanged: int = 0
+    snr_estimated: int = 0
+    snr_unknown: int = 0
     catalog: Recorded = field(default_factory=lambda: Recorded(0, 0, 0))
     skipped: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
@@ -65,6 +69,8 @@ class Ingested:
         )
         rows = self.catalog
         yield f"catalog: {rows.inserted:,} rows inserted, {rows.updated:,} updated, {rows.unchanged:,} unchanged"
+        if self.snr_estimated or self.snr_unknown:
+            yield f"SNR without a label: estimated for {self.snr_estimated:,} captures, unknown for {self.snr_unknown:,}"
         if self.unlabelled:
             yield f"{self.unlabelled:,} recordings in the directory have no label"
         yield from (f"note: {remark.file}: {remark.text}" for remark in self.notes)

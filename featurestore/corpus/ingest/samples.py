@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,8 @@ class Recording:
         frequency_mhz: centre frequency that the header states.
         timestamp: time of the first sample that the header states.
         notes: what the user should know, each a phrase.
+        origins: who says what is not in the header proper, by attribute: `{"timestamp": "its name"}`.
+        sure_utc: whether `timestamp` is UTC for certain.
     """
 
     stored: npt.NDArray[Any]
@@ -67,6 +70,8 @@ class Recording:
     frequency_mhz: float | None = None
     timestamp: datetime | None = None
     notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    sure_utc: bool = True
 
     def __len__(self) -> int:
         return len(self.stored)

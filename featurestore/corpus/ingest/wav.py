@@ -1,12 +1,11 @@
 """WAV recordings of IQ: stereo PCM or float in any order of chunks, also KiwiSDR's, whose samples lie in many `data` chunks.
 
 A reader of its own, since the usual ones (`scipy.io.wavfile`, `wave`, libsndfile) stop at the first `data` chunk and know
-nothing of `kiwi`. Layout: Microsoft RIFF/WAVE, RF64 by EBU Tech 3306, kiwirecorder's "GPS WAV".
+nothing of `kiwi`. Layout: Microsoft RIFF/WAVE, kiwirecorder's "GPS WAV"; where its chunks lie, `riff` finds out.
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,18 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.corpus.ingest.auxi import MAX_BYTES, SOURCE, parse_auxi
+from featurestore.corpus.ingest.facts import Facts, complete
 from featurestore.corpus.ingest.kiwi import STAMP_BYTES, GpsClock, measure_rate, parse_stamps
+from featurestore.corpus.ingest.riff import Chunk, walk
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.errors import DataQualityError
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-STREAMED_SIZES = (0, 0xFFFFFFFF)
-"""What programs that write to a pipe, and RF64, put where the size belongs."""
-
-CHUNKS_OF_ANY_SIZE = 10_000
-LEAST_MEAN_CHUNK_BYTES = 256
-"""Of more chunks than that: what is kept of one takes about as much. KiwiSDR's hold 2 KB and more."""
-
 NUMBERS = {
     # WAV's 8 bits are unsigned around 128; its wider integers are signed.
     (PCM, 8): NumberFormat("u1", 128, 128),
@@ -38,24 +33,20 @@ NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Name, first byte, size in bytes as far as the file goes, and as its header declares it."""
-
-    name: bytes
-    start: int
-    size: int
-    declared: int
-
-
 @dataclass
 class _Contents:
     """The chunks that matter, gathered while walking through the file."""
 
     format: Chunk | None = None
+    auxi: Chunk | None = None
     data: list[Chunk] = field(default_factory=list)
     stamps: list[Chunk] = field(default_factory=list)
     stamped_bytes: list[int] = field(default_factory=list)  # sample bytes before each stamp
+
+
+def is_wav(head: bytes) -> bool:
+    """Whether a file that begins so is a WAV."""
+    return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE"
 
 
 def read_wav(path: Path) -> Recording:
@@ -66,7 +57,7 @@ def read_wav(path: Path) -> Recording:
         OSError: when the file cannot be opened.
     """
     file = map_bytes(path)
-    if len(file) < 12 or bytes(file[:4]) not in (b"RIFF", b"RF64", b"BW64") or bytes(file[8:12]) != b"WAVE":
+    if not is_wav(bytes(file[:12])):
         raise DataQualityError(f"is no WAV file (it begins with {bytes(file[:12])!r}, not with RIFF….WAVE)")
     contents = _gather(file)
     if contents.format is None:
@@ -78,15 +69,24 @@ def read_wav(path: Path) -> Recording:
     stored = split_components(_join(file, contents.data, frame_bytes), number)
     clock = _clock(file, contents, frame_bytes, rate_hz)
     notes = (*clock.notes, *_damage(contents.data, frame_bytes))
-    return Recording(stored, number, rate_hz, clock.rate_hz, notes=notes)
+    return _with_auxi(Recording(stored, number, rate_hz, clock.rate_hz, notes=notes), file, contents.auxi)
+
+
+def _with_auxi(recording: Recording, file: npt.NDArray[np.uint8], chunk: Chunk | None) -> Recording:
+    if chunk is None:
+        return recording
+    facts = parse_auxi(bytes(file[chunk.start : chunk.start + min(chunk.size, MAX_BYTES)]))
+    return complete(recording, facts or Facts(SOURCE, note="its auxi chunk is of an unknown layout, and not used"))
 
 
 def _gather(file: npt.NDArray[np.uint8]) -> _Contents:
     contents = _Contents()
     n_bytes = 0
-    for chunk in _walk(file):
+    for chunk in walk(file):
         if chunk.name == b"fmt " and contents.format is None:
             contents.format = chunk
+        elif chunk.name == b"auxi" and contents.auxi is None:
+            contents.auxi = chunk
         elif chunk.name == b"data":
             contents.data.append(chunk)
             n_bytes += chunk.size
@@ -96,32 +96,10 @@ def _gather(file: npt.NDArray[np.uint8]) -> _Contents:
     return contents
 
 
-def _walk(file: npt.NDArray[np.uint8]) -> Iterator[Chunk]:
-    """Every chunk up to the end of the file; the size in the RIFF header is not believed, streaming leaves it wrong."""
-    buffer = file.data
-    streamed = struct.unpack_from("<I", buffer, 4)[0] in STREAMED_SIZES
-    place = 12
-    for count in itertools.count():
-        if place + 8 > len(buffer):
-            return
-        if count > CHUNKS_OF_ANY_SIZE and place < LEAST_MEAN_CHUNK_BYTES * count:
-            raise DataQualityError(
-                f"is cut into {count:,} chunks within its first {place:,} bytes; it is damaged, or meant to waste memory"
-            )
-        name, declared = struct.unpack_from("<4sI", buffer, place)
-        rest = len(buffer) - place - 8
-        endless = name == b"data" and (declared == 0xFFFFFFFF or (streamed and declared == 0))
-        size = rest if endless else min(declared, rest)
-        if endless:
-            declared = rest
-        yield Chunk(name, place + 8, size, declared)
-        place += 8 + size + size % 2  # chunks are padded to even sizes
-
-
 def _parse_format(chunk: bytes) -> tuple[NumberFormat, float | None]:
     if len(chunk) < 16:
         raise DataQualityError(f"has a fmt chunk of {len(chunk)} bytes, expected at least 16; it is damaged")
-    tag, channels, rate_hz, _, block_bytes, bits = struct.unpack_from("<HHIIHH", chunk)
+    tag, channels, rate_hz, byte_rate, block_bytes, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == EXTENSIBLE and len(chunk) >= 26:
         (tag,) = struct.unpack_from("<H", chunk, 24)  # the first bytes of the sub-format's GUID
     if channels != 2:
@@ -132,6 +110,7 @@ def _parse_format(chunk: bytes) -> tuple[NumberFormat, float | None]:
         raise DataQualityError(
             f"stores {bits}-bit samples of WAV format {tag:#x}; expected 8, 16, 24 or 32-bit PCM or 32 or 64-bit float"
         )
+    rate_hz = rate_hz or byte_rate / max(block_bytes, 1)  # SDR Console has written 0 for the rate alone
     return NUMBERS[tag, bits], float(rate_hz) or None
 
 
@@ -149,6 +128,7 @@ def _clock(file: npt.NDArray[np.uint8], contents: _Contents, frame_bytes: int, r
 
 
 def _damage(data: list[Chunk], frame_bytes: int) -> Iterator[str]:
+    yield from (chunk.note for chunk in data if chunk.note)
     missing = data[-1].declared - data[-1].size
     if missing:
         yield f"truncated: its last data chunk declares {data[-1].declared:,} bytes, {missing:,} of them are missing"

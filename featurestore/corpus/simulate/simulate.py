@@ -19,11 +19,10 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.catalog import CaptureRecord, Recorded
-from featurestore.source.receivers import receivers_csv
+from featurestore.source.receivers import RECEIVERS_KEY, Receivers, receivers_csv
 from featurestore.source.snapshot import default_key
 
 TRUTH_KEY = "truth.csv"
-RECEIVERS_KEY = "receivers.csv"
 TASK_BYTES = 150_000_000
 """Raw samples that one task writes, roughly: a second of work, and some hundred bytes to send back per capture."""
 
@@ -89,7 +88,7 @@ def simulate(
 ) -> SimulationReport:
     """Write the corpus that `spec` describes; doing it again changes nothing.
 
-    The catalog learns of the captures last, in one transaction, when every object is there.
+    The catalog learns of the captures last, in one transaction, when every object is there; then of the receivers.
 
     Args:
         spec: what to simulate.
@@ -117,6 +116,10 @@ def simulate(
     places = receivers_csv((each.websdr_id, each.latitude, each.longitude, each.name) for each in RECEIVERS)
     open_objects(destination.raw.url).put_if_changed(RECEIVERS_KEY, places)
     recorded = catalog.record(destination.catalog, (record for result in written for _, record in result.captures))
+    catalog.record_receivers(
+        destination.catalog,
+        Receivers.of((each.websdr_id, each.latitude, each.longitude, each.name, None) for each in RECEIVERS),
+    )
     n_bytes = sum(result.n_bytes for result in written)
     return _report(spec, destination, truths, recorded, (n_bytes, time.monotonic() - began, truth_name))
 

@@ -187,7 +187,7 @@ def _bands(spec: FeatureSpec, std: npt.NDArray[np.float32]) -> Iterator[Finding]
         f"{CHANNELS[channel]} {_runs(spec, np.flatnonzero(flat[channel]))}" for channel in np.flatnonzero(flat.any(axis=1))
     ]
     unit = "" if spec.n_mfcc else " dB"
-    todo = "look at them with features gallery" + (
+    todo = "look at them with features report" + (
         "" if spec.n_mfcc else ", and leave out what holds nothing: --f-min-hz, --f-max-hz"
     )
     yield warning(

@@ -73,7 +73,7 @@ def positions(rows: LabelledRows, receivers: Receivers | None) -> list[Html]:
 
 def _about_receivers(rows: LabelledRows, receivers: Receivers | None) -> str:
     if receivers is None:
-        return "The store keeps no positions of receivers, only their numbers: --receivers puts them on the map."
+        return "The set knows no places of receivers, only their numbers: --receivers puts them on the map."
     missing = np.setdiff1d(rows.websdr_id, receivers.websdr_id).tolist()
     where_not = f"; where {shorten(list(map(str, missing)))} stand is not known" if missing else ""
     return f"Bold: numbers of receivers{where_not}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from featurestore.look.report.history import draw_builds, read_history, rows_per
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.page.charts import require_matplotlib
 from featurestore.page.page import Card, Html, Key, Page, Section, beside, figure, paragraph, require_place, shorten, table
+from featurestore.page.pictures import save_pictures
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import Receivers, read_receivers
 from featurestore.store.feature_set import FeatureSet, open_set
@@ -35,28 +37,44 @@ SPEC_MEANING = {
 }
 
 
-def write_set_report(
-    store: str, version: str, path: Path, progress: Progress | None = None, receivers: str | None = None
-) -> None:
-    """Write the report of a feature set as one HTML file.
+@dataclass(frozen=True)
+class ReportRequest:
+    """What to describe, and where to write it.
 
-    Args:
+    Attributes:
         store: where sets are.
         version: of the set, or a tag, or `latest`.
-        path: the file; its directory is made when absent.
-        progress: where to report.
-        receivers: CSV of where receivers stand, for the map: a file or `s3://…`.
+        path: of the page; its directory is made when absent.
+        receivers: CSV of where receivers stand, before what the set says: a file or `s3://…`.
+        pictures: directory for the page's pictures, as SVG; `None` for none.
+    """
+
+    store: str
+    version: str
+    path: Path
+    receivers: str | None = None
+    pictures: Path | None = None
+
+
+def write_set_report(request: ReportRequest, progress: Progress | None = None) -> list[Path]:
+    """Write the report of a feature set as one HTML file, and its pictures as files of their own if they are wanted.
+
+    Returns:
+        The files written: the page first.
 
     Raises:
         UsageError: when there is no such set, a file cannot be read or written, or Matplotlib is not installed.
         StoreError: when the set is damaged.
     """
-    require_place(path)
+    require_place(request.path)
     require_matplotlib()
-    where = None if receivers is None else read_receivers(receivers)
-    opened = open_set(store, version)
+    given = None if request.receivers is None else read_receivers(request.receivers)
+    opened = open_set(request.store, request.version)
+    where = opened.receivers if given is None else given.or_else(opened.receivers)
     progress = progress or Silent()
-    describe_set(opened, show(store, opened.version, progress), progress, where).save(path)
+    page = describe_set(opened, show(request.store, opened.version, progress), progress, where if len(where) else None)
+    page.save(request.path)
+    return [request.path, *(() if request.pictures is None else save_pictures(page, request.pictures))]
 
 
 def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, receivers: Receivers | None = None) -> Page:
