@@ -163,7 +163,7 @@ def find_sessions(snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.b
 
 
 def _bytes_of(column: npt.NDArray[np.generic], dtype: str) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(column, dtype).view(np.uint8).reshape(len(column), -1)
+    return np.ascontiguousarray(column, dtype).view(np.uint8).reshape(len(column), np.dtype(dtype).itemsize)
 
 
 def _judge(snapshot: Snapshot, listing: Listing, timed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -1,12 +1,12 @@
 """What a simulated session lets anybody know: Cramér–Rao bounds of delays, and of the place from times, levels, or both.
 
-Receiver i hears the same unknown waveform, of power spectrum S(f), later by its delay and turned by an unknown phase, in noise of
-its own. For Gaussian waveforms the Fisher information of the delays θ is, with ρ_i(f) the signal-to-noise ratio per Hz,
+Receiver i hears the same unknown waveform, of power spectrum S(f), later by its delay and turned by an unknown phase, in noise
+of its own. For Gaussian waveforms the Fisher information of the delays θ is, with ρ_i(f) the signal-to-noise ratio per Hz,
 
     K_ij(f) = 2T · (δ_ij·ρ_i·Σρ − ρ_i·ρ_j) / (1 + Σρ),    J = ∫ω²K − (∫ωK)·(∫K)⁺·(∫ωK)ᵀ,
 
-the first with known phases (Hahn and Tretter, IEEE Trans. Information Theory 19(5), 1973, for complex samples), the second where
-phases are to be estimated, too. For two receivers K is 2T·γ²/(1 − γ²), as Knapp and Carter (1976) have it.
+the first with known phases (Hahn and Tretter, IEEE Trans. Information Theory 19(5), 1973, for complex samples), the second
+where phases are estimated, too. For two receivers K is 2T·γ²/(1 − γ²), as Knapp and Carter (1976) have it.
 """
 
 from __future__ import annotations
