@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
@@ -90,6 +90,15 @@ class Pairs:
     def usable(self) -> Mask:
         """(p,) which pairs have a delay."""
         return np.isfinite(self.delay_s)
+
+    def of(self, receivers: Sequence[int]) -> Pairs:
+        """The pairs of some of the receivers, ascending, which are numbered anew."""
+        number = {index: place for place, index in enumerate(receivers)}
+        kept = [k for k, (a, b) in enumerate(zip(self.a.tolist(), self.b.tolist(), strict=True)) if {a, b} <= number.keys()]
+        values: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
+        values |= {name: value[kept] for name, value in values.items() if name not in ("reason", "frequency_hz")}
+        values |= {name: np.array([number[index] for index in values[name].tolist()], np.int64) for name in ("a", "b")}
+        return Pairs(**values | {"reason": tuple(self.reason[k] for k in kept)})
 
     def correlation(self, lag_s: Float64) -> npt.NDArray[np.complexfloating[Any, Any]]:
         """(p, lags) complex correlation at lags in seconds; 1 where all bins agree."""

@@ -42,6 +42,7 @@ class Label:
         approved: whether the capture may become a feature; `None` keeps what the catalog says (no, if it is new).
         format: one of `FORMATS`, when the file's ending does not tell.
         swap_iq: whether Q is stored before I; `None` follows the option.
+        time_sigma_s: one standard deviation of the time that the recording itself states for its first sample.
     """
 
     file: str
@@ -56,6 +57,7 @@ class Label:
     approved: bool | None = None
     format: str | None = None
     swap_iq: bool | None = None
+    time_sigma_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def parse_label(values: dict[str, Any]) -> Label:
         approved=_optional(values, "approved", _yes_or_no),
         format=_optional(values, "format", _format),
         swap_iq=_optional(values, "swap_iq", _yes_or_no),
+        time_sigma_s=_optional(values, "time_sigma_s", _positive),
     )
 
 
@@ -178,6 +181,7 @@ EXPECTED = {
     "approved": "true or false",
     "format": f"one of {', '.join(FORMATS)}",
     "swap_iq": "true or false",
+    "time_sigma_s": "seconds above 0, such as 1e-7",
 }
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from featurestore.corpus.ingest.auxi import MAX_BYTES, SOURCE, parse_auxi
 from featurestore.corpus.ingest.facts import Facts, complete
+from featurestore.corpus.ingest.gps_time import named_time
 from featurestore.corpus.ingest.kiwi import STAMP_BYTES, GpsClock, measure_rate, parse_stamps
 from featurestore.corpus.ingest.riff import Chunk, walk
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
@@ -69,7 +70,18 @@ def read_wav(path: Path) -> Recording:
     stored = split_components(_join(file, contents.data, frame_bytes), number)
     clock = _clock(file, contents, frame_bytes, rate_hz)
     notes = (*clock.notes, *_damage(contents.data, frame_bytes))
-    return _with_auxi(Recording(stored, number, rate_hz, clock.rate_hz, notes=notes), file, contents.auxi)
+    recording = Recording(
+        stored,
+        number,
+        rate_hz,
+        clock.rate_hz,
+        timestamp=None if clock.start_s is None else named_time(path),
+        gps_start_s=clock.start_s,
+        time_sigma_s=clock.sigma_s,
+        steps=clock.steps,
+        notes=notes,
+    )
+    return _with_auxi(recording, file, contents.auxi)
 
 
 def _with_auxi(recording: Recording, file: npt.NDArray[np.uint8], chunk: Chunk | None) -> Recording:
