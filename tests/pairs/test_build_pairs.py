@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,73 +18,26 @@ from corpus_for_tests import tree
 from damage_for_tests import flip
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_worlds import SPEC, WORLD, World
 
 from cli import main
 from featurestore.care.gc.garbage import Policy, parse_age
 from featurestore.care.gc.gc import survey, sweep
 from featurestore.care.gc.inventory import take_inventory
-from featurestore.corpus.simulate.simulate import Destination, simulate
-from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.pairs import rows as pair_rows
 from featurestore.pairs.build import PairBuildRequest, build_pairs
-from featurestore.pairs.pair_set import PairSet, open_pair_set
-from featurestore.pairs.publish import PairBuildReport
+from featurestore.pairs.pair_set import open_pair_set
 from featurestore.pairs.rows import NOBODY, pack
 from featurestore.pairs.segments import open_pair_store
-from featurestore.pairs.spec import PairSpec
 from featurestore.pairs.verify import verify_pairs
 from featurestore.progress import Silent
 from featurestore.services import Running
 from featurestore.source.catalog import create_table
 from featurestore.store.split import Split
 
-WORLD = SimulationSpec(sessions=5, sites="uniform", clock="gps", sample_rate_hz=24_000, duration_s=0.4, dtype="complex64")
-SPEC = PairSpec(max_lag_us=600, n_lags=61)
 PAIRS_PER_SESSION = 21
-
-
-@dataclass
-class World:
-    """A simulated corpus and where its pairs go."""
-
-    directory: Path
-    catalog: str
-
-    @property
-    def raw(self) -> Path:
-        return self.directory / "raw"
-
-    @property
-    def store(self) -> Path:
-        return self.directory / "store"
-
-    def build(self, **changes: object) -> PairBuildReport:
-        request = PairBuildRequest(
-            self.catalog, Location.parse(str(self.raw)), Location.parse(str(self.store)), SPEC, workers=0
-        )
-        return build_pairs(replace(request, **changes), Silent())  # type: ignore[arg-type]  # any field of the request
-
-    def open(self, version: str = "latest") -> PairSet:
-        return open_pair_set(str(self.store), version)
-
-    def sql(self, statement: str) -> None:
-        with psycopg.connect(self.catalog, autocommit=True) as connection:
-            connection.execute(statement.encode())
-
-    def simulate(self, spec: SimulationSpec = WORLD) -> None:
-        simulate(spec, Destination(Location.parse(str(self.raw)), self.catalog), Silent(), workers=0)
-
-    def truth(self) -> dict[tuple[str, int], dict[str, str]]:
-        rows = csv.DictReader((self.raw / "truth.csv").read_text().splitlines())
-        return {(row["session_id"], int(row["websdr_id"])): row for row in rows}
-
-    def key_of(self, capture: int) -> Path:
-        with psycopg.connect(self.catalog) as connection:
-            row = connection.execute("SELECT session_id, websdr_id FROM measurements WHERE id = %s", (capture,)).fetchone()
-        assert row is not None
-        return self.raw / f"sessions/{row[0]}/websdr_{row[1]}.npy"
 
 
 @pytest.fixture(autouse=True)

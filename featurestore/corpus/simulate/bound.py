@@ -78,9 +78,10 @@ def time_information(session: Session, truths: Sequence[CaptureTruth], place: tu
     """(2, 2) Fisher information in 1/m² that times have of a place, east and north, clocks being as good as the session's."""
     information = delay_information(session, truths)
     sigma_s = TIME_SIGMA_S[session.spec.clock]
-    if sigma_s:  # J − J·(J + 1/σ²)⁻¹·J: clocks are estimated, too, and known to within σ
-        inner = np.linalg.inv(information + np.eye(len(information)) / sigma_s**2)
-        information = information - information @ inner @ information
+    if sigma_s:  # clocks are estimated, too, and known to within σ: J − J·(J + 1/σ²)⁻¹·J, written so that nothing cancels
+        prior = np.eye(len(information)) / sigma_s**2
+        information = information @ np.linalg.solve(information + prior, prior)
+        information = (information + information.T) / 2
     receivers = np.array([(_receiver(truth).latitude, _receiver(truth).longitude) for truth in truths])
     azimuth = inverse(np.array(place), receivers)[1]
     slope = -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1) / SPEED_OF_LIGHT_M_PER_S  # (receiver, 2) s/m
