@@ -16,7 +16,8 @@ import xxhash
 
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Objects, open_objects
-from featurestore.source.captures import CaptureRead, CaptureReader, Samples, not_finite
+from featurestore.source.captures import CaptureRead, CaptureReader, Layout, Samples, not_finite
+from featurestore.source.timed import Recording, overlap, read_layout
 from featurestore.store.bases import Basis, represent
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_chunk
 from featurestore.store.segments import Part, Segment, features_name
@@ -34,6 +35,7 @@ READ_AHEAD = 32
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Mask = npt.NDArray[np.bool_]
+Aligned = tuple[int, tuple[Recording, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ComputeChunk:
         wanted: rows to compute; the others are given up as `missing_object`.
         train: rows whose moments are to be returned, if valid.
         basis: normalize with it at once; `None` when there is none yet.
+        aligned: of each row, its capture's place among the captures whose windows begin together, and those; or `None`.
     """
 
     raw_url: str
@@ -63,6 +66,7 @@ class ComputeChunk:
     wanted: Mask
     train: Mask
     basis: Basis | None
+    aligned: Sequence[Aligned | None] = ()
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,14 @@ class RawWindows:
         size_bytes: its size, as listed.
         windows: number of each row's window.
         wanted: rows to compute; the others are given up as `missing_object`.
+        aligned: see `ComputeChunk`; empty where nothing is.
     """
 
     keys: Sequence[str]
     size_bytes: Sequence[int]
     windows: Sequence[int]
     wanted: Mask
+    aligned: Sequence[Aligned | None] = ()
 
 
 class Workbench:
@@ -161,7 +167,7 @@ def compute_chunk(task: ComputeChunk) -> ChunkDone:
     segment, bench = task.segment, _workbench(task.segment)
     objects = open_objects(task.store_url)
     logmel: npt.NDArray[np.float32] = bench.logmel.rows
-    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted)
+    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted, task.aligned)
     n_bytes, rejected = compute_rows(open_objects(task.raw_url), windows, bench.compute, logmel)
     n_rows = len(task.keys)
     for row in rejected:
@@ -258,14 +264,15 @@ def compute_rows(
     Returns:
         The bytes read, and the rows that are rejected.
     """
-    reader = CaptureReader(raw, compute.spec)
+    reader, layouts = CaptureReader(raw, compute.spec), _Layouts(raw)
     given_up = Rejection(Reason.MISSING_OBJECT, "was withdrawn or replaced before it was computed")
     rejected = {int(row): given_up for row in np.flatnonzero(~task.wanted)}
     groups = [list(group) for _, group in groupby(np.flatnonzero(task.wanted).tolist(), key=task.keys.__getitem__)]
 
     def read(rows: list[int]) -> CaptureRead:
         first = rows[0]
-        return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows])
+        within = layouts.overlap(task.aligned[first]) if task.aligned else None
+        return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows], within)
 
     n_bytes = 0
     for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
@@ -275,6 +282,24 @@ def compute_rows(
             if found is not None:
                 rejected[row] = found
     return n_bytes, rejected
+
+
+class _Layouts:
+    """The headers of aligned captures, each read once in a chunk."""
+
+    def __init__(self, raw: Objects) -> None:
+        self._raw = raw
+        self._known: dict[str, Layout | Rejection] = {}
+
+    def overlap(self, aligned: Aligned | None) -> tuple[int, int] | None:
+        """The samples of a capture from which its windows are taken; `None`: from all of it."""
+        if aligned is None:
+            return None
+        own, recordings = aligned
+        for recording in recordings:
+            if recording.key not in self._known:
+                self._known[recording.key] = read_layout(self._raw, recording)
+        return overlap(own, recordings, [self._known[recording.key] for recording in recordings])
 
 
 def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> Rejection | None:

@@ -64,6 +64,13 @@ def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa:
 @click.option("--n-frames", default=32, show_default=True, help="STFT frames per tensor.")
 @click.option("--windows-per-capture", default=1, show_default=True, help="Tensors per capture, evenly spread over it.")
 @click.option("--floor-db", default=-120.0, show_default=True, help="Level in dBFS below which nothing is told apart.")
+@click.option(
+    "--align",
+    type=click.Choice(["none", "session"]),
+    default="none",
+    show_default=True,
+    help="Take windows from all of a capture, or from the time that the session's captures with known starts share.",
+)
 @click.option("--n-mfcc", default=0, show_default=True, help="Store so many cepstral coefficients, not mel bands; 0: off.")
 @SPLIT_OPTIONS
 @click.option(

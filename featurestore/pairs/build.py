@@ -16,12 +16,12 @@ from featurestore.pairs import segments as on_disk
 from featurestore.pairs.chunk_tasks import PairChunk, SessionTask, compute_pair_chunk
 from featurestore.pairs.plan import NOT_WANTED, PairPlan, PairUse, make_pair_plan
 from featurestore.pairs.publish import Outcome, PairBuildReport, counts_of, publish, version_id
-from featurestore.pairs.recordings import Recording
 from featurestore.pairs.segments import PairPart, PairSegment, Unusable, open_pair_store
 from featurestore.pairs.spec import PairSpec
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.listing import RawListing
+from featurestore.source.timed import Recording
 from featurestore.store import sets
 from featurestore.store.presence import require_kept
 from featurestore.store.segments import read_marker

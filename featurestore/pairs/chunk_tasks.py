@@ -13,7 +13,7 @@ from featurestore.build.chunk_tasks import put_once, read_ahead
 from featurestore.delay.heard import Heard
 from featurestore.delay.pairs import Pairs, measure_pairs
 from featurestore.objects.objects import Objects, open_objects
-from featurestore.pairs.recordings import Piece, Recording, cut, read_layout, read_piece
+from featurestore.pairs.recordings import Piece, cut, read_piece
 from featurestore.pairs.segments import (
     COMPUTED,
     MEASURED,
@@ -26,6 +26,7 @@ from featurestore.pairs.segments import (
     open_pair_store,
 )
 from featurestore.source.captures import Layout
+from featurestore.source.timed import Recording, read_layout
 from featurestore.store.chunks import ChunkBuffer
 from featurestore.tensor.rejection import Rejection
 

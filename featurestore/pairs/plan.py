@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from featurestore.pairs.rows import PairRows, pack
 from featurestore.pairs.spec import PairSpec
 from featurestore.source.snapshot import MISSING, NO_TIMESTAMP, Listing, Snapshot
+from featurestore.source.timed import digest_of, session_inputs
 from featurestore.store.split import assign, hash_sessions, on_earth
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import SplitSpec
@@ -142,28 +142,16 @@ def find_sessions(snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.b
     h = hash_sessions(snapshot.session_id[capture])
     order = np.lexsort((snapshot.capture_id[capture], snapshot.websdr_id[capture], low, high, h))
     capture, high, low = capture[order], high[order], low[order]
-    # What a session's pairs are computed from, of each capture: 44 bytes.
-    inputs = np.concatenate(
-        [
-            _bytes_of(snapshot.capture_id[capture], "<i8"),
-            _bytes_of(snapshot.websdr_id[capture], "<i4"),
-            listing.source_digest[capture],
-            _bytes_of(snapshot.start_time_ns[capture], "<i8"),
-            _bytes_of(snapshot.sample_rate_hz[capture], "<f8"),
-        ],
-        axis=1,
+    inputs = session_inputs(
+        snapshot.capture_id[capture],
+        snapshot.websdr_id[capture],
+        listing.source_digest[capture],
+        snapshot.start_time_ns[capture],
+        snapshot.sample_rate_hz[capture],
     )
     borders = np.flatnonzero((np.diff(high) != 0) | (np.diff(low) != 0)) + 1
     edges = [0, *borders.tolist(), len(capture)]
-    return [
-        Session(hashlib.sha256(inputs[begin:end].tobytes()).digest()[:16], capture[begin:end])
-        for begin, end in pairwise(edges)
-        if end - begin >= 2
-    ]
-
-
-def _bytes_of(column: npt.NDArray[np.generic], dtype: str) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(column, dtype).view(np.uint8).reshape(len(column), np.dtype(dtype).itemsize)
+    return [Session(digest_of(inputs[begin:end]), capture[begin:end]) for begin, end in pairwise(edges) if end - begin >= 2]
 
 
 def _judge(snapshot: Snapshot, listing: Listing, timed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -12,26 +12,11 @@ import numpy.typing as npt
 from featurestore.delay.heard import NS, Heard
 from featurestore.errors import ShortObjectError
 from featurestore.objects.objects import Objects
-from featurestore.source.captures import HEADER_GUESS_BYTES, Layout, check_samples, not_finite, parse_header
-from featurestore.source.npy_header import HEADER_LIMIT_BYTES, header_bytes
+from featurestore.source.captures import Layout, check_samples, not_finite
+from featurestore.source.timed import Recording, read_bytes
 from featurestore.tensor.rejection import Reason, Rejection
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One capture: its object, as listed, and when it begins."""
-
-    capture_id: int
-    key: str
-    size_bytes: int
-    sample_rate_hz: float
-    start_time_ns: int
-
-    def stop_time_ns(self, layout: Layout) -> int:
-        """When it ends."""
-        return self.start_time_ns + math.floor(layout.n_samples / self.sample_rate_hz * NS)
 
 
 @dataclass(frozen=True)
@@ -42,21 +27,6 @@ class Piece:
     layout: Layout
     first: int
     count: int
-
-
-def read_layout(raw: Objects, recording: Recording) -> Layout | Rejection:
-    """Where a capture's samples are, by its header, or why it cannot be used."""
-    try:
-        n_bytes = min(HEADER_GUESS_BYTES, recording.size_bytes)
-        head = _read(raw, recording.key, 0, n_bytes) if n_bytes else b""
-        wanted = header_bytes(head)
-        if n_bytes < wanted <= min(recording.size_bytes, HEADER_LIMIT_BYTES):
-            head += _read(raw, recording.key, n_bytes, wanted)
-    except FileNotFoundError:
-        return Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
-    except ShortObjectError:
-        return Rejection(Reason.UNREADABLE, f"became shorter than the {recording.size_bytes} bytes that were listed")
-    return parse_header(head[:wanted], recording.size_bytes, 1)
 
 
 def cut(recordings: Sequence[Recording], layouts: Sequence[Layout], seconds: float) -> list[Piece | None]:
@@ -94,7 +64,7 @@ def read_piece(raw: Objects, piece: Piece) -> Heard | Rejection:
     """The samples of a piece with their time, or why the capture cannot be used."""
     recording = piece.recording
     try:
-        data = _read(raw, recording.key, *piece.layout.byte_range(piece.first, piece.count))
+        data = read_bytes(raw, recording.key, *piece.layout.byte_range(piece.first, piece.count))
     except FileNotFoundError:
         return Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
     except ShortObjectError:
@@ -107,10 +77,3 @@ def read_piece(raw: Objects, piece: Piece) -> Heard | Rejection:
         return checked
     late_ns = round(piece.first / recording.sample_rate_hz * NS)
     return Heard(samples, recording.sample_rate_hz, recording.start_time_ns + late_ns)
-
-
-def _read(raw: Objects, key: str, begin: int, end: int) -> bytes:
-    [found] = raw.get_ranges(key, [begin], [end])
-    if len(found) != end - begin:
-        raise ShortObjectError(key)
-    return bytes(memoryview(found))

@@ -58,13 +58,14 @@ class CaptureReader:
         # is compared nevertheless, and a wrong guess only costs the request.
         self._likely: dict[int, tuple[bytes, Layout]] = {}
 
-    def read(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def read(self, key: str, size_bytes: int, windows: Sequence[int], within: tuple[int, int] | None = None) -> CaptureRead:
         """The samples of some windows of one capture.
 
         Args:
             key: its object key.
             size_bytes: its size, as listed.
             windows: numbers of windows, from 0 to `windows_per_capture` - 1.
+            within: first and last sample, exclusive, that windows may have; `None`, or too few for one window: any.
 
         Returns:
             For each window `span` samples with full scale 1, or why the capture or the window is rejected. Samples may
@@ -75,10 +76,10 @@ class CaptureReader:
             ServiceUnavailableError: when it stays away.
         """
         try:
-            guess = self._read_likely(key, size_bytes, windows)
+            guess = self._read_likely(key, size_bytes, windows, within)
             if guess is not None:
                 return guess
-            return self._read_header_first(key, size_bytes, windows)
+            return self._read_header_first(key, size_bytes, windows, within)
         except FileNotFoundError:
             gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
             return CaptureRead([gone] * len(windows), 0)
@@ -86,18 +87,22 @@ class CaptureReader:
             shorter = Rejection(Reason.UNREADABLE, f"became shorter than the {size_bytes} bytes that were listed")
             return CaptureRead([shorter] * len(windows), 0)
 
-    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
+    def _read_likely(
+        self, key: str, size_bytes: int, windows: Sequence[int], within: tuple[int, int] | None
+    ) -> CaptureRead | None:
         likely = self._likely.get(size_bytes)
         if likely is None:
             return None
         header, layout = likely
-        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows)])
+        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows, within)])
         if memoryview(buffers[0]) != header:
             del self._likely[size_bytes]
             return None
         return CaptureRead([_window(buffer, layout) for buffer in buffers[1:]], n_bytes)
 
-    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def _read_header_first(
+        self, key: str, size_bytes: int, windows: Sequence[int], within: tuple[int, int] | None
+    ) -> CaptureRead:
         n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
         head = bytes(memoryview(self._get(key, [(0, n_bytes)])[0][0])) if n_bytes else b""
         wanted = header_bytes(head)
@@ -110,12 +115,15 @@ class CaptureReader:
         if isinstance(layout, Rejection):
             return CaptureRead([layout] * len(windows), n_bytes)
         self._likely[size_bytes] = header, layout
-        buffers, more = self._get(key, self._ranges(layout, windows))
+        buffers, more = self._get(key, self._ranges(layout, windows, within))
         return CaptureRead([_window(buffer, layout) for buffer in buffers], n_bytes + more)
 
-    def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
-        starts = self._spec.starts(layout.n_samples)
-        return [layout.byte_range(starts[window], self._spec.span) for window in windows]
+    def _ranges(self, layout: Layout, windows: Sequence[int], within: tuple[int, int] | None) -> list[tuple[int, int]]:
+        first, stop = within or (0, layout.n_samples)
+        if stop > layout.n_samples or stop - first < self._spec.span:
+            first, stop = 0, layout.n_samples
+        starts = self._spec.starts(stop - first)
+        return [layout.byte_range(first + starts[window], self._spec.span) for window in windows]
 
     def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[ReadBytes], int]:
         buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])

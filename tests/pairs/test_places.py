@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from featurestore.corpus.simulate.sites import RECEIVERS, REGION_LATITUDE, REGIO
 from featurestore.corpus.simulate.truth import CaptureTruth
 from featurestore.pairs.pair_set import SessionPairs
 from featurestore.pairs.places import delays_of
-from featurestore.place.delays import Views, log_likelihood
+from featurestore.place.delays import Delays, Views, log_likelihood
 from featurestore.place.grid import Grid
 from featurestore.place.posterior import Posterior
 from featurestore.place.search import search
@@ -63,6 +64,10 @@ def truths_of(world: World, session: Session) -> list[CaptureTruth]:
 
 def by_id(world: World) -> dict[bytes, SessionPairs]:
     return {session.session_id: session for session in world.open().sessions()}
+
+
+def seen_from(delays: Delays, grid: Grid) -> Float64:
+    return log_likelihood(delays, Views.of(grid, POSITIONS))
 
 
 def error_m(posterior: Posterior, place: tuple[float, float]) -> float:
@@ -107,9 +112,7 @@ def test_seven_receivers_with_gps_reach_the_bound_and_levels_do_not(gps: World) 
         session = Session(GPS, index)
         place = session.sent.place
         delays = delays_of(pairs[session.sent.session_id.bytes], SPEC, NUMBERS)
-        found = search(
-            lambda grid, delays=delays: log_likelihood(delays, Views.of(grid, POSITIONS)), Grid.around(REGION, 2.0, 5.0)
-        )
+        found = search(partial(seen_from, delays), Grid.around(REGION, 2.0, 5.0))
         times.append(error_m(found, place))
         inside.append(found.level_at(np.array(place)) <= 0.865)
         bounds.append(place_bound_m(time_information(session, truths_of(gps, session), place)))
