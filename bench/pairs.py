@@ -2,14 +2,14 @@
 
     python bench/pairs.py --sessions 1000
 
-Simulates some sessions of seven receivers with GPS clocks, of one second at 48 kHz, and writes them again and again under other
-session ids. Then, on two cores:
+Simulates some sessions of seven receivers with GPS clocks, of one second at 192 kHz, and writes them again and again under
+other session ids. Then, on two cores:
 
 * bare: two processes read the captures of a session, transform each once, zero-padded to twice its length, and transform all 21
   products back: `scipy.fft` on complex64, nothing else;
 * build-pairs: catalog, listing, plan, two Dask workers that find band, offset, delay and sigma, chunks, markers, and the set.
 
-The bar: half of the bare speed. The smallest size that says something is 200 sessions (`--sessions 200`, `make bench-check`):
+The bar: half of the bare speed. The smallest size that says something is 60 sessions (`--sessions 60`, for `make bench-check`):
 below, the cluster's start counts as if it were work.
 """
 
@@ -45,7 +45,7 @@ from featurestore.source.snapshot import default_key
 CORES = 2
 DISTINCT = 8
 BAR = 0.5
-WORLD = SimulationSpec(sessions=DISTINCT, sites="uniform", clock="gps", sample_rate_hz=48_000, dtype="complex64")
+WORLD = SimulationSpec(sessions=DISTINCT, sites="uniform", clock="gps", dtype="complex64")
 
 
 def write(raw: Path, conninfo: str, sessions: int) -> list[list[Path]]:

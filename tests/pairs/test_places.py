@@ -14,6 +14,7 @@ from pair_worlds import SPEC, WORLD, World
 
 from featurestore.corpus.simulate.bound import (
     LEVEL_SIGMA_DB,
+    Reception,
     delay_information,
     level_information,
     pair_bound_s,
@@ -23,7 +24,6 @@ from featurestore.corpus.simulate.bound import (
 from featurestore.corpus.simulate.radiomap import path_loss_db, shadowing_db
 from featurestore.corpus.simulate.render import Session
 from featurestore.corpus.simulate.sites import RECEIVERS, REGION_LATITUDE, REGION_LONGITUDE, east_north_m
-from featurestore.corpus.simulate.truth import CaptureTruth
 from featurestore.pairs.pair_set import SessionPairs
 from featurestore.pairs.places import delays_of
 from featurestore.place.delays import Delays, Views, log_likelihood
@@ -49,17 +49,12 @@ def gps(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield world
 
 
-def truths_of(world: World, session: Session) -> list[CaptureTruth]:
-    """The truth of each receiver's capture, without rendering it again: what the bound asks for."""
-    rows = world.truth()
-    found = []
-    for receiver in RECEIVERS:
-        row = rows[str(session.sent.session_id), receiver.websdr_id]
-        names = ("snr_db", "fading_db")
-        blank = dict.fromkeys(CaptureTruth.__dataclass_fields__, 0.0)
-        values = {**blank, "websdr_id": receiver.websdr_id, **{name: float(row[name]) for name in names}}
-        found.append(CaptureTruth(**values))  # type: ignore[arg-type]  # only these fields are asked
-    return found
+def heard_by_all(world: World, session: Session) -> list[Reception]:
+    """How well each receiver hears a session, by the truth."""
+    truth, name = world.truth(), str(session.sent.session_id)
+    rows = [truth[name, receiver.websdr_id] for receiver in RECEIVERS]
+    snr_db = [float(row["snr_db"]) + float(row["fading_db"]) for row in rows]
+    return [Reception(receiver, snr) for receiver, snr in zip(RECEIVERS, snr_db, strict=True)]
 
 
 def by_id(world: World) -> dict[bytes, SessionPairs]:
@@ -115,7 +110,7 @@ def test_seven_receivers_with_gps_reach_the_bound_and_levels_do_not(gps: World) 
         found = search(partial(seen_from, delays), Grid.around(REGION, 2.0, 5.0))
         times.append(error_m(found, place))
         inside.append(found.level_at(np.array(place)) <= 0.865)
-        bounds.append(place_bound_m(time_information(session, truths_of(gps, session), place)))
+        bounds.append(place_bound_m(time_information(session, heard_by_all(gps, session), place)))
     assert np.median(times) <= 1.5 * np.median(bounds)
     assert 10 * np.median(times) <= np.median(errors_of_levels_m(100))
     assert np.mean(inside) >= 0.75
@@ -161,12 +156,7 @@ def test_a_pair_whose_clock_is_unknown_is_left_out(gps: World) -> None:
 def test_the_bound_of_a_pair_is_that_of_a_known_waveform_when_the_other_receiver_is_noiseless() -> None:
     """σ² = 1 / (8π²·T·SNR·β²), β² the mean square bandwidth about the middle (Carter, Proc. IEEE 75, 1987, section II)."""
     session = Session(GPS, 0)
-    blank = dict.fromkeys(CaptureTruth.__dataclass_fields__, 0.0)
-
-    def heard(snr_db: float) -> CaptureTruth:
-        return CaptureTruth(**{**blank, "websdr_id": 1, "snr_db": snr_db})  # type: ignore[arg-type]  # as above
-
-    information = delay_information(session, [heard(90.0), heard(10.0)])
+    information = delay_information(session, [Reception(RECEIVERS[0], 90.0), Reception(RECEIVERS[1], 10.0)])
     sent = session.air.at(np.arange(48_000) / 48_000)
     power = np.abs(np.fft.fft(sent)) ** 2
     frequency = np.fft.fftfreq(48_000, 1 / 48_000)
@@ -178,11 +168,11 @@ def test_the_bound_of_a_pair_is_that_of_a_known_waveform_when_the_other_receiver
 
 def test_more_receivers_and_better_clocks_never_know_less(gps: World) -> None:
     session = Session(GPS, 1)
-    truths, place = truths_of(gps, session), session.sent.place
-    all_seven = time_information(session, truths, place)
-    assert place_bound_m(all_seven) <= place_bound_m(time_information(session, truths[2:], place))
-    perfect = time_information(Session(replace(GPS, clock="perfect"), 1), truths, place)
-    network = time_information(Session(replace(GPS, clock="ntp"), 1), truths, place)
+    heard, place = heard_by_all(gps, session), session.sent.place
+    all_seven = time_information(session, heard, place)
+    assert place_bound_m(all_seven) <= place_bound_m(time_information(session, heard[2:], place))
+    perfect = time_information(Session(replace(GPS, clock="perfect"), 1), heard, place)
+    network = time_information(Session(replace(GPS, clock="ntp"), 1), heard, place)
     assert place_bound_m(perfect) <= place_bound_m(all_seven) < 2000
     assert place_bound_m(network) > 300_000  # 5 ms are 1500 km
     levels = level_information(RECEIVERS, place)

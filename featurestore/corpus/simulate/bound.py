@@ -12,6 +12,7 @@ where phases are estimated, too. For two receivers K is 2T·γ²/(1 − γ²), a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,7 @@ import scipy.signal
 from featurestore.corpus.simulate.clocks import TIME_SIGMA_S
 from featurestore.corpus.simulate.radiomap import SPEED_OF_LIGHT_M_PER_S, path_loss_db
 from featurestore.corpus.simulate.render import Session
-from featurestore.corpus.simulate.sites import RECEIVERS, Receiver, distance_m, moved
-from featurestore.corpus.simulate.truth import CaptureTruth
+from featurestore.corpus.simulate.sites import Receiver, distance_m, moved
 from featurestore.corpus.simulate.waveform import CHANNEL_BANDWIDTH_HZ
 from featurestore.place.geodesic import inverse
 
@@ -36,12 +36,20 @@ STEP_M = 50.0
 """Levels are differentiated over this step."""
 
 
-def delay_information(session: Session, truths: Sequence[CaptureTruth]) -> Float64:
+@dataclass(frozen=True)
+class Reception:
+    """How well a receiver hears a session: signal-to-noise ratio in one channel, fading included."""
+
+    receiver: Receiver
+    snr_db: float
+
+
+def delay_information(session: Session, receptions: Sequence[Reception]) -> Float64:
     """(r, r) Fisher information in 1/s² of the delays to r receivers; it says nothing of what is common to all of them.
 
     Args:
         session: whose waveform is heard.
-        truths: of each receiver's capture: its signal-to-noise ratio, fading included.
+        receptions: how well each receiver hears it.
     """
     seconds = session.spec.duration_s
     sent = session.air.at(np.arange(round(seconds * AIR_RATE_HZ)) / AIR_RATE_HZ)
@@ -49,7 +57,7 @@ def delay_information(session: Session, truths: Sequence[CaptureTruth]) -> Float
         sent, AIR_RATE_HZ, nperseg=min(SPECTRUM_BINS, len(sent)), return_onesided=False, detrend=False
     )
     bin_hz = AIR_RATE_HZ / len(frequency)
-    snr = np.array([10 ** ((truth.snr_db + truth.fading_db) / 10) for truth in truths])
+    snr = np.array([10 ** (each.snr_db / 10) for each in receptions])
     rho = snr[:, None] * CHANNEL_BANDWIDTH_HZ * density / (density.sum() * bin_hz)  # (receiver, bin)
     total = rho.sum(axis=0)
     weight = 2 * seconds * bin_hz / (1 + total)
@@ -74,15 +82,15 @@ def pair_bound_s(information: Float64, a: int, b: int) -> float:
     return float(np.sqrt(difference @ np.linalg.pinv(information, hermitian=True) @ difference))
 
 
-def time_information(session: Session, truths: Sequence[CaptureTruth], place: tuple[float, float]) -> Float64:
+def time_information(session: Session, receptions: Sequence[Reception], place: tuple[float, float]) -> Float64:
     """(2, 2) Fisher information in 1/m² that times have of a place, east and north, clocks being as good as the session's."""
-    information = delay_information(session, truths)
+    information = delay_information(session, receptions)
     sigma_s = TIME_SIGMA_S[session.spec.clock]
     if sigma_s:  # clocks are estimated, too, and known to within σ: J − J·(J + 1/σ²)⁻¹·J, written so that nothing cancels
         prior = np.eye(len(information)) / sigma_s**2
         information = information @ np.linalg.solve(information + prior, prior)
         information = (information + information.T) / 2
-    receivers = np.array([(_receiver(truth).latitude, _receiver(truth).longitude) for truth in truths])
+    receivers = np.array([(each.receiver.latitude, each.receiver.longitude) for each in receptions])
     azimuth = inverse(np.array(place), receivers)[1]
     slope = -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1) / SPEED_OF_LIGHT_M_PER_S  # (receiver, 2) s/m
     return np.asarray(slope.T @ information @ slope)
@@ -113,7 +121,3 @@ def place_bound_m(information: Float64) -> float:
 
 def _level_db(receiver: Receiver, place: tuple[float, float]) -> float:
     return -float(path_loss_db(distance_m(*place, receiver), 145.7))
-
-
-def _receiver(truth: CaptureTruth) -> Receiver:
-    return next(receiver for receiver in RECEIVERS if receiver.websdr_id == truth.websdr_id)
