@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
+SHELL := bash -o pipefail
 PYTHON ?= python3
 BIN := .venv/bin
 FAULT_ROUNDS ?= 6
 
-.PHONY: help setup demo demo-s3 check lint type test faults bench docs clean
+.PHONY: help setup demo demo-s3 check lint type test coverage faults bench bench-check docs clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,7 +22,7 @@ demo: setup  ## Simulate, build, look, train, evaluate and export, on embedded P
 demo-s3: setup  ## The same through embedded S3, in ./demo-s3
 	$(BIN)/heimdall demo --s3 --dir demo-s3
 
-check: lint type test docs  ## All that CI runs
+check: lint type coverage bench-check docs  ## All that CI runs
 
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -32,6 +33,14 @@ type: setup  ## mypy --strict
 
 test: setup  ## The tests, on real PostgreSQL, S3 and Dask
 	$(BIN)/pytest --numprocesses 3 --dist loadfile  # many wait for servers and for processes that they start
+
+coverage: setup  ## The tests again, with the branches that they run through: at least 92% of each package
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/coverage combine --quiet
+	for package in featurestore trainer exporter; do \
+		echo "$$package:"; $(BIN)/coverage report --include="$$package/*" --fail-under=92 | tail -n 2 || exit 1; \
+	done
 
 faults: setup  ## Many rounds of injected faults: networks, kills, damaged files, concurrent builds; prints what was lost (0)
 	$(BIN)/pytest tests/faults --fault-rounds $(FAULT_ROUNDS) --numprocesses 2 --dist loadfile
@@ -45,12 +54,19 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/training.py
+	$(BIN)/python bench/training.py --s3
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
+	$(BIN)/python bench/sessions.py --sessions 4000
+	$(BIN)/python bench/sessions.py --levels 100000
+
+bench-check: setup  ## Does every script of bench/ still run, at its smallest size?
+	$(BIN)/python bench/check.py
 
 docs: setup  ## The pages as HTML in build/docs, with every warning an error
 	$(BIN)/python docs/cli_page.py
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet -b html docs build/docs
 
 clean:  ## Remove what these targets made
-	rm -rf demo demo-s3 .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf demo demo-s3 .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -158,7 +158,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=defaults.rows)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU; all cores by default")
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
+    if arguments.smallest:
+        arguments.backbones, arguments.batch_sizes, arguments.rows, arguments.repeats = ("convnext_atto",), (8,), 16, 1
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

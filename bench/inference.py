@@ -112,7 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["tiny", "large"])
     parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
+    if arguments.smallest:
+        arguments.backbones, arguments.repeats = ["convnext_atto"], 3
     torch.set_num_threads(os.cpu_count() or 1)
     print("| backbone | batch | torch, ms | torch channels_last, ms | ONNX Runtime, ms | speed-up | file, MB | difference, m |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -123,7 +126,7 @@ def main() -> None:
             if speedups[1] < BAR:
                 low.append(f"{backbone} {speedups[1]:.2f}")
         measure_iq(random_checkpoint(arguments.backbones[0]), Path(name), arguments.repeats)
-    if low:
+    if low and not arguments.smallest:
         sys.exit(f"below {BAR} at batch 1: {', '.join(low)}")
 
 

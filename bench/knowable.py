@@ -114,7 +114,9 @@ def main() -> None:
     """Compute, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transmitters", type=int, default=1000)
-    count = parser.parse_args().transmitters
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
+    arguments = parser.parse_args()
+    count = 10 if arguments.smallest else arguments.transmitters
     rng = np.random.default_rng(SEED)
     latitude, longitude = rng.uniform(*REGION_LATITUDE, count), rng.uniform(*REGION_LONGITUDE, count)
     north_steps, east_steps = (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from noise_set import BASIS, Tensors
+from noise_set import Tensors
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from featurestore.store.feature_set import FeatureSet
@@ -146,7 +146,7 @@ def tensorstore_chunks(feature_set: FeatureSet, plans: list[BatchPlan], ahead: i
     import tensorstore
 
     (segment,) = feature_set.segments
-    path = feature_set.objects.location.directory / segment.path / features_name(BASIS)
+    path = feature_set.objects.location.directory / segment.path / features_name(feature_set.manifest.basis)
     array = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}).result()
     order = list(dict.fromkeys(chunk for plan in plans for chunk in plan.chunks))
     size = segment.chunk_rows

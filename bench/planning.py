@@ -44,7 +44,7 @@ from featurestore.source.listing import join
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import segments
 from featurestore.store.rows import chunk_rows
-from featurestore.store.segments import Part, Segment
+from featurestore.store.segments import Segment
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 RECEIVERS = 7
@@ -142,7 +142,8 @@ def hold_share(plan: Plan, objects: Objects) -> None:
     rows = use.rows.take(np.flatnonzero(use.capture < HELD_SHARE * len(plan.snapshot)))
     segment = Segment(SPEC, rows.segment_id(SPEC.id), len(rows), chunk_rows(len(rows)))
     segments.begin(objects, segment, rows)
-    segments.finish(objects, segment, {chunk: Part({"logmel": 0}, {}) for chunk in range(segment.n_chunks)})
+    segments.write_reason(objects, segment, {})
+    segments.write_marker(objects, segment, {"logmel": [0] * segment.n_chunks}, {})
 
 
 def table(columns: dict[str, Measured]) -> Iterator[str]:
@@ -166,7 +167,9 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captures", type=int, default=BAR_CAPTURES)
-    captures = parser.parse_args().captures
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
+    arguments = parser.parse_args()
+    captures = 7_000 if arguments.smallest else arguments.captures
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
         store = Location.parse(f"{name}/features").url
         with services.running(Path(name) / "services", s3=False) as running:

@@ -22,18 +22,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import build_features
-from build_features import SPEC, write_captures
+from build_features import SPEC, upload, write_captures
 
 from featurestore import services
 from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import local_cluster
-from featurestore.objects.objects import Location, open_objects
+from featurestore.objects.objects import Location
 from featurestore.progress import Silent
 from featurestore.source.catalog import record
 from featurestore.tensor.spec import SplitSpec
@@ -64,28 +63,26 @@ def write(request: BuildRequest, directory: Path, count: int, first: int = 0) ->
         for path in paths:
             path.read_bytes()  # into the page cache
         return
-    raw = open_objects(request.raw.url)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda path: raw.put(path.relative_to(directory).as_posix(), path.read_bytes()), paths))
+    upload(directory)
     shutil.rmtree(directory)
 
 
-def refits(request: BuildRequest, rows: int) -> Iterator[float]:
+def refits(request: BuildRequest, rows: int, repeats: int) -> Iterator[float]:
     """Seconds of each build that normalizes everything anew: another split gives other train rows, hence another basis."""
-    for seed in range(REPEATS):
+    for seed in range(repeats):
         yield measure(replace(request, split=SplitSpec(seed=1000 + seed), refit="always"), 0, rows)
 
 
-def splits(request: BuildRequest, rows: int) -> Iterator[float]:
+def splits(request: BuildRequest, rows: int, repeats: int) -> Iterator[float]:
     """Seconds of each build with another split."""
-    for seed in range(REPEATS):
+    for seed in range(repeats):
         yield measure(replace(request, split=SplitSpec(seed=2000 + seed), refit="never"), 0, rows)
 
 
-def additions(request: BuildRequest, rows: int, directory: Path) -> Iterator[float]:
+def additions(request: BuildRequest, rows: int, directory: Path, repeats: int) -> Iterator[float]:
     """Seconds of each build with 1% new captures."""
     new = rows // 100
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         first = rows + repeat * new
         write(request, directory, new, first)
         yield measure(replace(request, refit="never"), new, first)
@@ -96,8 +93,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
-    rows = arguments.rows
+    rows = 300 if arguments.smallest else arguments.rows
+    repeats = 1 if arguments.smallest else REPEATS
     build_features.SAMPLES = SAMPLES
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
         directory = Path(name)
@@ -114,11 +113,11 @@ def main() -> None:
                 request = replace(request, store=Location.parse(f"{store}/measured"))
                 first_s = measure(replace(request, scheduler=scheduler), rows, 0)
                 print(f"first build of {rows:,} rows: {first_s:.2f} s", flush=True)
-                seconds = {"refit": list(refits(replace(request, scheduler=scheduler), rows))}
+                seconds = {"refit": list(refits(replace(request, scheduler=scheduler), rows, repeats))}
             # Without a cluster in this process, as for a user whose build has little to do.
             seconds |= {
-                "another split": list(splits(request, rows)),
-                "1% new captures": list(additions(request, rows, captures)),
+                "another split": list(splits(request, rows, repeats)),
+                "1% new captures": list(additions(request, rows, captures, repeats)),
             }
             for kind, all_s in seconds.items():
                 ratio = first_s / median(all_s)

@@ -47,6 +47,25 @@ def test_the_page_of_commands_is_what_they_print() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == shown, "run 'make docs', and commit docs/cli.md"
 
 
+def test_files_that_the_architecture_page_names_exist() -> None:
+    """So that a newcomer's questions end at a file; and every folder of the product is in the picture of the house."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:featurestore|trainer|exporter|tests)/[\w/]+\.py)`", text)
+    assert len(named) > 10
+    assert not [name for name in named if not (ROOT / name).is_file()]
+    package, shown = "", set()
+    for line in re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0].splitlines():
+        name = line.split()[0].rstrip("/")
+        package = package if line.startswith(" ") else name
+        shown |= {f"{package}/{name}"} if line.startswith(" ") else set()
+    folders = {
+        str(path.parent.relative_to(ROOT))
+        for package in ("featurestore", "trainer", "exporter")
+        for path in (ROOT / package).glob("*/__init__.py")
+    }
+    assert shown == folders
+
+
 def test_every_page_is_in_the_index() -> None:
     listed = set(re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
     assert listed == {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
@@ -61,6 +80,13 @@ def test_the_arithmetic_of_the_physics_page_gives_what_it_says() -> None:
     for number in ("a factor of 1.64", "factor of 2.05", "0.042 dB", "91 ns", "27 m of path", "2.67 ms", "799 km", "1.56 km"):
         assert number in prose, number
         assert number.split()[0 if number[0].isdigit() else -1] in output, number
+
+
+def test_the_arithmetic_of_the_time_page_gives_what_it_says() -> None:
+    ((code, output),) = re.findall(
+        r"```python\n(.*?)```\n+```text\n(.*?)```", (ROOT / "docs" / "time.md").read_text(), re.DOTALL
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == output
 
 
 def test_the_sizes_on_the_operations_page_follow_from_the_defaults() -> None:

@@ -19,8 +19,12 @@ import zarr
 from corpus_for_tests import SMALL, Corpus
 from psycopg.rows import dict_row
 
+from featurestore import open_set
 from featurestore.errors import DataQualityError
 from featurestore.objects.objects import Location
+from featurestore.source.catalog import record_receivers
+from featurestore.source.receivers import Receivers
+from featurestore.store.split import Split
 from featurestore.tensor.mel import mel_filters
 from featurestore.tensor.rejection import REASONS, Reason
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -64,6 +68,7 @@ def test_every_python_block_runs(corpus: Corpus, spec: FeatureSpec) -> None:
     corpus.add(*range(12))
     corpus.sql("""UPDATE measurements SET "timestamp" = '2026-01-02T03:04:05.678901Z', snr_db = NULL WHERE websdr_id = 2""")
     corpus.build(spec=spec, tag="first")
+    record_receivers(corpus.catalog, Receivers.of([(1, 45.03, 7.27, "Aquila", 1280), (3, 45.2, 7.9, None, None)]))
     corpus.add(*range(12, 16))
     corpus.sql("UPDATE measurements SET approved = false WHERE id = 7")
     report = corpus.build(spec=spec)
@@ -78,6 +83,14 @@ def test_every_python_block_runs(corpus: Corpus, spec: FeatureSpec) -> None:
     assert names["dataset"].sizes["row"] == report.rows
     assert not np.isnan(names["one_batch"]).any()
     rows = np.concatenate([read(segment / "logmel") for segment in names["segments"]])
+    opened = open_set(corpus.store.url)
+    sessions = opened.sessions(Split.TRAIN)
+    wanted = {frozenset(rows.tolist()) for rows in np.split(sessions.rows, sessions.begin[1:-1])}
+    assert {frozenset(found.tolist()) for found in names["rows_of_sessions"]} == wanted
+    numbers = opened.fact("websdr_id")[names["rows_of_sessions"][0]]
+    np.testing.assert_array_equal(names["receivers"], opened.receivers.positions_of(numbers))
+    assert np.isnan(names["receivers"]).any()
+    assert len(names["heard"]) == len(numbers)
     np.testing.assert_allclose(names["in_dbfs"], rows[names["split"] == 0], atol=0.1)
 
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from trainer.network.checkpoints import Checkpoint, read_checkpoint
     from trainer.network.model import LocalizationNet, NetworkSpec
     from trainer.network.training_spec import OptimizerSpec, TrainingSpec
+    from trainer.stream.batches import Batch, SessionBatch
     from trainer.stream.feature_stream import DataOptions, FeatureStream
 
 ROOMS = {
+    "Batch": "stream.batches",
     "Checkpoint": "network.checkpoints",
     "DataOptions": "stream.feature_stream",
     "FeatureStream": "stream.feature_stream",
@@ -27,6 +29,7 @@ ROOMS = {
     "LocalizationNet": "network.model",
     "NetworkSpec": "network.model",
     "OptimizerSpec": "network.training_spec",
+    "SessionBatch": "stream.batches",
     "TrackingRequest": "fitting.tracking",
     "TrainReport": "fitting.request",
     "TrainRequest": "fitting.request",
@@ -36,6 +39,7 @@ ROOMS = {
 }
 
 __all__ = [
+    "Batch",
     "Checkpoint",
     "DataOptions",
     "FeatureStream",
@@ -43,6 +47,7 @@ __all__ = [
     "LocalizationNet",
     "NetworkSpec",
     "OptimizerSpec",
+    "SessionBatch",
     "TrackingRequest",
     "TrainReport",
     "TrainRequest",

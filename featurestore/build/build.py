@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from featurestore.build.stages import TensorBuild, needs_fit
 from featurestore.cluster import open_runner
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
 from featurestore.objects.objects import Location, Objects, open_objects
+from featurestore.objects.together import at_once, check_all
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.listing import RawListing
@@ -81,23 +84,25 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     began = time.monotonic()
     if request.tag is not None:
         sets.check_tag(request.tag)
-    plan = prepare(request, progress)
+    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
+    plan = prepare(request, raw, objects, progress)
     quality = Quality(plan, request.max_rejected_fraction)
     quality.check()
     require_usable(plan)
-    objects = open_objects(request.store.url)
-    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
-    sets.write_spec(objects, plan.spec)
-    work = TensorBuild(plan, request.raw.url, objects, progress)
+    latest_before = partial(sets.read_pointer, objects, f"{sets.LATEST}.json")
+    latest, (work, kept) = at_once(objects, latest_before, partial(_open, request, plan, objects, progress))
     for batch in work.batches:
         quality.add(batch.use, batch.rejected)
     try:
-        basis = _make_tensors(request, plan, work, quality, progress)
+        basis = _make_tensors(request, work, kept, quality, progress)
+        version = version_id(plan, basis.id)
+        _, up_to_date, parent = at_once(
+            objects, partial(work.complete, basis), partial(sets.has_set, objects, version), latest_before
+        )
     except StoreError:
         require_segments(objects, plan.spec.id, [use.segment for use in plan.segments])
         raise
-    outcome = Outcome(plan, work, quality, basis, version_id(plan, basis.id), began)
-    up_to_date = sets.has_set(objects, outcome.version)
+    outcome = Outcome(plan, work, quality, basis, version, parent, began)
     if not up_to_date:
         publish(objects, outcome)
     _point_latest(objects, outcome, latest, progress)
@@ -111,18 +116,33 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     return outcome.report(request.store, up_to_date=up_to_date)
 
 
-def prepare(request: BuildRequest, progress: Progress) -> Plan:
+def _open(request: BuildRequest, plan: Plan, objects: Objects, progress: Progress) -> tuple[TensorBuild, Basis | None]:
+    """The segments of a plan as they are in the store, and the basis that builds keep; `spec.json` is there, or will be."""
+    work, basis, _ = at_once(
+        objects,
+        lambda: TensorBuild(plan, request.raw.url, objects, progress),
+        lambda: current_basis(objects, plan.spec.id),
+        lambda: None if plan.to_compute else sets.write_spec(objects, plan.spec),  # segments that begin bring it
+    )
+    return work, basis
+
+
+def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Progress) -> Plan:
     """Read catalog, raw listing and what the store holds, and plan; writes nothing.
+
+    Args:
+        request: what to build.
+        raw: its raw location, open.
+        objects: its store, open.
+        progress: is told.
 
     Raises:
         DataQualityError: when no capture is approved.
     """
     given = None if request.receivers is None else read_receivers(request.receivers)
-    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
-    raw.check()
-    if not request.store.is_local:
-        objects.check()
-    with RawListing(raw) as listed:
+    check_all([raw] if request.store.is_local else [raw, objects])
+    with RawListing(raw) as listed, ThreadPoolExecutor(1, "read holdings") as pool:
+        holdings = pool.submit(read_holdings, objects, request.spec)
         snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
         if not len(snapshot):
             raise DataQualityError(
@@ -132,7 +152,7 @@ def prepare(request: BuildRequest, progress: Progress) -> Plan:
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         snapshot = _place_receivers(snapshot, given, progress)
         listing = listed.join(snapshot, progress)
-    plan = make_plan(request.spec, request.split, snapshot, listing, read_holdings(objects, request.spec))
+    plan = make_plan(request.spec, request.split, snapshot, listing, holdings.result())
     if plan.rows_to_compute:
         taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
     progress.say(
@@ -156,8 +176,8 @@ def _place_receivers(snapshot: Snapshot, given: Receivers | None, progress: Prog
     return snapshot
 
 
-def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality: Quality, progress: Progress) -> Basis:
-    basis = current_basis(open_objects(request.store.url), plan.spec.id)
+def _make_tensors(request: BuildRequest, work: TensorBuild, basis: Basis | None, quality: Quality, progress: Progress) -> Basis:
+    """Compute, fit where need be, normalize; `basis` is that which builds keep."""
     # Computing can only find fewer rows than planned: a basis that does for all of them does for those that are left.
     planned_rows = work.train_rows()
     at_once = None if needs_fit(request.refit, basis, planned_rows) else basis
@@ -172,7 +192,7 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
     with open_runner(request.workers, request.scheduler, progress, n_tasks) as runner:
         work.compute(runner, at_once, on_part)
         train_rows = work.train_rows()
-        basis = basis or current_basis(open_objects(request.store.url), plan.spec.id)  # another build may have been faster
+        basis = basis or work.current_basis()  # another build may have been faster
         if basis is None or needs_fit(request.refit, basis, train_rows):
             require_train_rows(train_rows)
             fitted = work.fit(runner)
@@ -180,7 +200,6 @@ def _make_tensors(request: BuildRequest, plan: Plan, work: TensorBuild, quality:
                 progress.say(f"new basis {fitted.id} from {train_rows:,} train rows; {basis.id} came from {basis.rows:,}")
             basis = fitted
         work.normalize(runner, basis)
-    work.complete(basis)
     return basis
 
 

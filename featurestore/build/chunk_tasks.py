@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from featurestore.build.rows_from_iq import Aligned, RawWindows, compute_rows
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Objects, open_objects
-from featurestore.source.captures import CaptureRead, CaptureReader, Layout, Samples, not_finite
-from featurestore.source.timed import Recording, overlap, read_layout
+from featurestore.objects.together import together
 from featurestore.store.bases import Basis, represent
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_chunk
 from featurestore.store.segments import Part, Segment, features_name
@@ -26,16 +22,8 @@ from featurestore.tensor.moments import Moments
 from featurestore.tensor.rejection import Reason, Rejection
 from featurestore.tensor.spec import FeatureSpec
 
-READERS = 16
-"""Requests in flight per task at a remote store; a local file is read faster than a thread is woken."""
-
-READ_AHEAD = 32
-"""Captures read before they are needed, at most: they are what a worker's memory goes to."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Mask = npt.NDArray[np.bool_]
-Aligned = tuple[int, tuple[Recording, ...]]
+Fill = Callable[[npt.NDArray[np.float32]], tuple[int, Mapping[int, Rejection]]]
 
 
 @dataclass(frozen=True)
@@ -112,33 +100,19 @@ class ChunkDone:
     moments: Moments | None = None
 
 
-@dataclass(frozen=True)
-class RawWindows:
-    """Windows of raw captures, one per row.
-
-    Attributes:
-        keys: object key of each row's capture; rows of one capture are neighbours.
-        size_bytes: its size, as listed.
-        windows: number of each row's window.
-        wanted: rows to compute; the others are given up as `missing_object`.
-        aligned: see `ComputeChunk`; empty where nothing is.
-    """
-
-    keys: Sequence[str]
-    size_bytes: Sequence[int]
-    windows: Sequence[int]
-    wanted: Mask
-    aligned: Sequence[Aligned | None] = ()
-
-
 class Workbench:
     """Scratch memory for chunks of one segment layout, used again from chunk to chunk."""
 
     def __init__(self, segment: Segment) -> None:
-        self.logmel = ChunkBuffer(segment.logmel())
-        self.content = ChunkBuffer(segment.content())
+        self.logmel = ChunkBuffer(segment.logmel)
+        self.content = ChunkBuffer(segment.content)
         self.features = ChunkBuffer(segment.features(""))
         self.compute = LogMel(segment.spec)
+        self._spec = segment.spec
+
+    def normalize(self, basis: Basis, logmel: npt.NDArray[np.float32]) -> None:
+        """Fill `features` from rows of log-mel."""
+        basis.normalize((represent(self._spec, row) for row in logmel), self.features.rows)
 
 
 class _Local(threading.local):
@@ -152,40 +126,55 @@ _local = _Local()
 
 
 def _workbench(segment: Segment) -> Workbench:
-    key = segment.spec, segment.logmel().chunk_shape
+    key = segment.spec, segment.logmel.chunk_shape
     if _local.key != key:
         _local.bench, _local.key = Workbench(segment), key
     return _local.bench
 
 
 def compute_chunk(task: ComputeChunk) -> ChunkDone:
-    """Read, compute, write log-mel (and features, when there is a basis), and note what was written.
+    """Read, compute, write log-mel (and features, when there is a basis), and note what was written."""
+    compute = _workbench(task.segment).compute
+    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted, task.aligned)
+    return write_rows(task, lambda logmel: compute_rows(open_objects(task.raw_url), windows, compute, logmel))
+
+
+def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
+    """Write a chunk of log-mel, and all that follows from it.
 
     Another build may be at the same chunk, of another snapshot even, in which other captures are approved: the first to
     write its log-mel decides, and all the rest follows from that, whoever computes it.
+
+    Args:
+        task: which chunk.
+        fill: fills (row, 3, n_mels, n_frames) with log-mel; returns the bytes it read, and the rows that it rejects.
     """
     segment, bench = task.segment, _workbench(task.segment)
     objects = open_objects(task.store_url)
     logmel: npt.NDArray[np.float32] = bench.logmel.rows
-    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted, task.aligned)
-    n_bytes, rejected = compute_rows(open_objects(task.raw_url), windows, bench.compute, logmel)
+    n_bytes, found = fill(logmel)
     n_rows = len(task.keys)
-    for row in rejected:
+    for row in found:
         logmel[row] = np.nan
-    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel(), task.chunk, bench.logmel)}
-    rejected = _as_written(logmel[:n_rows], rejected)
+    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, bench.logmel)}
+    rejected = _as_written(logmel[:n_rows], found)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
     for row in range(n_rows):
         bench.content.rows[row] = content_digest(logmel[row]) if valid[row] else 0
     crcs["content"] = bench.content.seal(n_rows)
-    objects.put(f"{segment.path}/content/{segment.content().key(task.chunk)}", bench.content.data)
+    writes: list[Callable[[], object]] = [
+        lambda: objects.put(f"{segment.path}/content/{segment.content.key(task.chunk)}", bench.content.data)
+    ]
     moments = None
     if task.basis is None:
         moments = chunk_moments(segment.spec, logmel, valid & task.train)
     else:
-        crcs[features_name(task.basis.id)] = _write_features(task, task.basis, logmel[:n_rows], bench)
-    start = segment.logmel().rows(task.chunk).start
+        name, basis = features_name(task.basis.id), task.basis
+        bench.normalize(basis, logmel[:n_rows])
+        writes.append(lambda: crcs.update({name: _put_features(objects, segment, basis, task.chunk, bench)}))
+    together(objects, lambda write: write(), writes)
+    start = segment.logmel.rows(task.chunk).start
     part = Part(crcs, {start + row: (found.reason, found.detail) for row, found in rejected.items()})
     objects.put_json(segment.part_path(task.chunk), part.to_json())
     return ChunkDone(segment.segment, task.chunk, n_rows, n_bytes, part, moments)
@@ -207,7 +196,7 @@ def put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffe
     return buffer.seal(n_rows)
 
 
-def _as_written(logmel: npt.NDArray[np.float32], rejected: dict[int, Rejection]) -> dict[int, Rejection]:
+def _as_written(logmel: npt.NDArray[np.float32], rejected: Mapping[int, Rejection]) -> dict[int, Rejection]:
     """Which rows of a chunk are rejected: those without values, whoever wrote it."""
     given_up = Rejection(Reason.MISSING_OBJECT, "another build gave it up; the next build computes it")
     return {row: rejected.get(row, given_up) for row in np.flatnonzero(np.isnan(logmel[:, 0, 0, 0])).tolist()}
@@ -220,7 +209,7 @@ def content_digest(logmel: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def fit_chunk(task: FitChunk) -> ChunkDone:
     """Moments of the train rows of a chunk."""
-    layout = task.segment.logmel()
+    layout = task.segment.logmel
     rows = read_chunk(open_objects(task.store_url), f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
     moments = chunk_moments(task.segment.spec, rows, task.train)
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, moments=moments)
@@ -228,9 +217,11 @@ def fit_chunk(task: FitChunk) -> ChunkDone:
 
 def normalize_chunk(task: NormalizeChunk) -> ChunkDone:
     """Write the features of a chunk."""
-    layout = task.segment.logmel()
-    rows = read_chunk(open_objects(task.store_url), f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
-    crc = _write_features(task, task.basis, rows, _workbench(task.segment))
+    objects, layout = open_objects(task.store_url), task.segment.logmel
+    rows = read_chunk(objects, f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
+    bench = _workbench(task.segment)
+    bench.normalize(task.basis, rows)
+    crc = _put_features(objects, task.segment, task.basis, task.chunk, bench)
     part = Part({features_name(task.basis.id): crc}, {})
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, part)
 
@@ -241,85 +232,7 @@ def chunk_moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mas
     return Moments.of(rows, spec.tensor_shape[:2])
 
 
-def _write_features(
-    task: ComputeChunk | NormalizeChunk, basis: Basis, logmel: npt.NDArray[np.float32], bench: Workbench
-) -> int:
-    segment = task.segment
-    basis.normalize((represent(segment.spec, row) for row in logmel), bench.features.rows)
+def _put_features(objects: Objects, segment: Segment, basis: Basis, chunk: int, bench: Workbench) -> int:
+    """Write what `bench.normalize` made."""
     path = f"{segment.path}/{features_name(basis.id)}"
-    return put_once(open_objects(task.store_url), path, segment.features(basis.id), task.chunk, bench.features)
-
-
-def compute_rows(
-    raw: Objects, task: RawWindows, compute: LogMel, out: npt.NDArray[np.float32]
-) -> tuple[int, dict[int, Rejection]]:
-    """Log-mel of windows of raw captures; what every tensor comes from.
-
-    Args:
-        raw: where the captures are.
-        task: which windows.
-        compute: of the spec.
-        out: (row, 3, n_mels, n_frames); its wanted rows are filled.
-
-    Returns:
-        The bytes read, and the rows that are rejected.
-    """
-    reader, layouts = CaptureReader(raw, compute.spec), _Layouts(raw)
-    given_up = Rejection(Reason.MISSING_OBJECT, "was withdrawn or replaced before it was computed")
-    rejected = {int(row): given_up for row in np.flatnonzero(~task.wanted)}
-    groups = [list(group) for _, group in groupby(np.flatnonzero(task.wanted).tolist(), key=task.keys.__getitem__)]
-
-    def read(rows: list[int]) -> CaptureRead:
-        first = rows[0]
-        within = layouts.overlap(task.aligned[first]) if task.aligned else None
-        return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows], within)
-
-    n_bytes = 0
-    for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
-        n_bytes += capture.n_bytes
-        for row, window in zip(rows, capture.windows, strict=True):
-            found = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
-            if found is not None:
-                rejected[row] = found
-    return n_bytes, rejected
-
-
-class _Layouts:
-    """The headers of aligned captures, each read once in a chunk."""
-
-    def __init__(self, raw: Objects) -> None:
-        self._raw = raw
-        self._known: dict[str, Layout | Rejection] = {}
-
-    def overlap(self, aligned: Aligned | None) -> tuple[int, int] | None:
-        """The samples of a capture from which its windows are taken; `None`: from all of it."""
-        if aligned is None:
-            return None
-        own, recordings = aligned
-        for recording in recordings:
-            if recording.key not in self._known:
-                self._known[recording.key] = read_layout(self._raw, recording)
-        return overlap(own, recordings, [self._known[recording.key] for recording in recordings])
-
-
-def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> Rejection | None:
-    compute(z, out)
-    return None if np.isfinite(out).all() else not_finite(z)
-
-
-def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
-    """The results in order, several being fetched while one is used."""
-    if not threads:
-        yield from map(read, items)
-        return
-    remaining = iter(items)
-    with ThreadPoolExecutor(READERS) as pool:
-        pending: deque[Future[Result]] = deque(pool.submit(read, item) for item in islice(remaining, READ_AHEAD))
-        try:
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(read, item) for item in islice(remaining, 1))
-                yield result
-        except BaseException:  # a server that stays away is not asked for the rest
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return put_once(objects, path, segment.features(basis.id), chunk, bench.features)

@@ -107,8 +107,8 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     began = time.monotonic()
     if request.tag is not None:
         sets.check_tag(request.tag)
-    plan = prepare(request, progress)
-    objects = open_objects(request.store.url)
+    raw, objects = open_objects(request.raw.url), open_objects(request.store.url)
+    plan = prepare(request, raw, objects, progress)
     work = TensorBuild(plan, request.raw.url, objects, progress)
     quality = Quality(plan, request.max_rejected_fraction)
     for batch in work.batches:
@@ -124,7 +124,7 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     parent = None if latest is None else sets.read_manifest(objects, latest)
     by_listing = Counter(Reason(code).label for code in plan.capture_reason[plan.capture_reason != Reason.VALID].tolist())
-    to_do = count_work(objects, open_objects(request.raw.url), plan, work, kept)
+    to_do = count_work(objects, raw, plan, work, kept)
     rates = known_rates(objects, parent)
     seconds, rate_from = estimate_seconds(rates, to_do.to_compute, to_do.rows_to_normalize, time.monotonic() - began)
     return Preview(

@@ -68,13 +68,14 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a build knows when its tensors exist."""
+    """All that a build knows when its tensors exist; `latest` is the version that had this name then."""
 
     plan: Plan
     work: TensorBuild
     quality: Quality
     basis: Basis
     version: str
+    latest: str | None
     began: float
 
     @property
@@ -143,9 +144,7 @@ class Outcome:
 
 def publish(objects: Objects, outcome: Outcome) -> None:
     """Write the labels, the list of rejected captures and, last, the manifest of a set."""
-    plan = outcome.plan
-    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
-    crcs, metadata = sets.write_labels(objects, outcome.version, outcome.labels)
+    plan, latest = outcome.plan, outcome.latest
     named = named_receivers(receivers_id(plan.snapshot.receivers))
     manifest = Manifest(
         version=outcome.version,
@@ -155,13 +154,13 @@ def publish(objects: Objects, outcome: Outcome) -> None:
         split=plan.split.to_json(),
         snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query, **named},
         counts=outcome.counts,
-        labels=crcs,
+        labels={},
         parent=None if latest == outcome.version else latest,  # its manifest was damaged, and is written again
         software=versions(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=outcome.seconds,
     )
-    sets.publish(objects, manifest, metadata, outcome.quality.entries(), plan.snapshot.receivers)
+    sets.publish(objects, manifest, outcome.labels, outcome.quality.entries(), plan.snapshot.receivers)
 
 
 def version_id(plan: Plan, basis: str) -> str:

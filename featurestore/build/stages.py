@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.build.chunk_tasks import (
-    Aligned,
     ChunkDone,
     ComputeChunk,
     FitChunk,
@@ -20,12 +20,14 @@ from featurestore.build.chunk_tasks import (
     normalize_chunk,
 )
 from featurestore.build.plan import Plan, SegmentUse
+from featurestore.build.rows_from_iq import Aligned
 from featurestore.cluster import Runner
 from featurestore.objects.objects import Objects
+from featurestore.objects.together import together
 from featurestore.progress import Progress
 from featurestore.store import segments as on_disk
-from featurestore.store.bases import Basis, write_basis
-from featurestore.store.presence import removed
+from featurestore.store.bases import Basis, current_basis, write_basis
+from featurestore.store.gc_notices import gone
 from featurestore.store.segments import COMPUTED, Part, Segment, features_name
 from featurestore.store.split import Split
 from featurestore.tensor.moments import Moments, merge_all
@@ -96,7 +98,7 @@ class Batch:
 
     def rows(self, chunk: int) -> slice:
         """The rows of a chunk."""
-        rows = self.segment.logmel().rows(chunk)
+        rows = self.segment.logmel.rows(chunk)
         return slice(rows.start, rows.stop)
 
 
@@ -109,7 +111,7 @@ class TensorBuild:
         self._objects = objects
         self._progress = progress
         self.n_bytes = 0
-        self.batches = [self._open(use) for use in plan.segments]
+        self.batches = together(objects, self._open, plan.segments)
 
     def _open(self, use: SegmentUse) -> Batch:
         spec = self._plan.spec
@@ -117,11 +119,14 @@ class TensorBuild:
             try:
                 marker = on_disk.read_marker(self._objects, spec.id, use.segment)
             except FileNotFoundError as error:  # it was there when the plan was made
-                raise removed(self._objects, f"{on_disk.segments_path(spec.id)}/{use.segment}") from error
+                raise gone(self._objects, f"{on_disk.segments_path(spec.id)}/{use.segment}") from error
             return Batch(use, on_disk.complete_segment(spec, marker), marker)
-        segment = on_disk.begun_segment(self._objects, spec, use.segment, len(use.rows))
-        parts = on_disk.read_parts(self._objects, segment)
+        segment, parts = on_disk.open_begun(self._objects, spec, use.segment, len(use.rows))
         return Batch(use, segment, parts=parts, found_parts=frozenset(parts))
+
+    def current_basis(self) -> Basis | None:
+        """The basis that builds keep, as the store has it now."""
+        return current_basis(self._objects, self._plan.spec.id)
 
     def chunks_to_compute(self) -> int:
         """Chunks that no build has written yet."""
@@ -131,7 +136,8 @@ class TensorBuild:
         """Chunks of complete segments that have no features of a basis yet: all of them when it is still to be fitted."""
         complete = [batch for batch in self.batches if batch.marker is not None]
         if basis is not None:
-            complete = [batch for batch in complete if self._known_crcs(batch, basis) is None]
+            known = together(self._objects, lambda batch: self._known_crcs(batch, basis), complete)
+            complete = [batch for batch, crcs in zip(complete, known, strict=True) if crcs is None]
         return sum(batch.segment.n_chunks for batch in complete)
 
     def _known_crcs(self, batch: Batch, basis: Basis) -> list[int] | None:
@@ -157,11 +163,9 @@ class TensorBuild:
             basis: to normalize with.
             on_part: is told of the rows that each chunk rejects; may raise to give up.
         """
-        for batch in self.batches:
-            if batch.marker is None:
-                on_disk.begin(self._objects, batch.segment, batch.use.rows)
-                if basis is not None:
-                    on_disk.declare_features(self._objects, batch.segment, basis.id)
+        to_begin = [batch for batch in self.batches if batch.marker is None]
+        name = None if basis is None else basis.id
+        together(self._objects, lambda batch: on_disk.begin(self._objects, batch.segment, batch.use.rows, name), to_begin)
         n_rows = sum(int(batch.use.wanted.sum()) for batch in self.batches if batch.marker is None)
         if not n_rows:
             return
@@ -237,38 +241,48 @@ class TensorBuild:
         """Write the features of every chunk that has none of this basis."""
         name = features_name(basis.id)
         tasks = []
-        for batch in self.batches:
-            known = self._known_crcs(batch, basis)
+        known_crcs = together(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
+        undeclared = []
+        for batch, known in zip(self.batches, known_crcs, strict=True):
             batch.crcs = {chunk: part.crc32c[name] for chunk, part in batch.parts.items() if name in part.crc32c}
             if known is not None:
                 batch.crcs, batch.is_normalized = dict(enumerate(known)), True
             missing = [chunk for chunk in range(batch.segment.n_chunks) if chunk not in batch.crcs]
-            if missing:
-                on_disk.declare_features(self._objects, batch.segment, basis.id)
+            undeclared += [batch] if missing else []
             tasks += [
                 NormalizeChunk(self._objects.location.url, batch.segment, chunk, batch.logmel_crc(chunk), basis)
                 for chunk in missing
             ]
         by_name = {batch.segment.segment: batch for batch in self.batches}
-        if tasks:
-            self._run("normalize", runner, normalize_chunk, tasks, lambda done: _keep_crc(by_name[done.segment], done, name))
+        with ThreadPoolExecutor(1, "declare features") as pool:  # what they are needed for comes later
+            declared = pool.submit(self._declare, undeclared, basis)
+            if tasks:
+                self._run(
+                    "normalize", runner, normalize_chunk, tasks, lambda done: _keep_crc(by_name[done.segment], done, name)
+                )
+            declared.result()
+
+    def _declare(self, batches: list[Batch], basis: Basis) -> None:
+        together(self._objects, lambda batch: on_disk.declare_features(self._objects, batch.segment, basis.id), batches)
 
     def complete(self, basis: Basis) -> None:
         """Write the markers: `segment.json` of new segments, `features-{basis}.json` of old ones."""
-        name = features_name(basis.id)
-        for batch in self.batches:
-            crcs = [batch.crcs[chunk] for chunk in range(batch.segment.n_chunks)]
-            if batch.marker is not None:
-                if not batch.is_normalized:
-                    on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
-                continue
-            parts = {
-                chunk: Part({**{kind: part.crc32c[kind] for kind in COMPUTED}, name: batch.crcs[chunk]}, part.rejected)
-                for chunk, part in batch.parts.items()
-            }
-            batch.marker = on_disk.finish(self._objects, batch.segment, parts)
-            if name not in batch.marker["chunks"]:  # another build completed it first, with a basis of its own
-                on_disk.add_features(self._objects, batch.segment, basis.id, crcs)
+        together(self._objects, lambda batch: self._complete(batch, basis.id), self.batches)
+
+    def _complete(self, batch: Batch, basis: str) -> None:
+        name = features_name(basis)
+        crcs = [batch.crcs[chunk] for chunk in range(batch.segment.n_chunks)]
+        if batch.marker is not None:
+            if not batch.is_normalized:
+                on_disk.add_features(self._objects, batch.segment, basis, crcs)
+            return
+        parts = {
+            chunk: Part({**{kind: part.crc32c[kind] for kind in COMPUTED}, name: batch.crcs[chunk]}, part.rejected)
+            for chunk, part in batch.parts.items()
+        }
+        batch.marker = on_disk.finish(self._objects, batch.segment, parts)
+        if name not in batch.marker["chunks"]:  # another build completed it first, with a basis of its own
+            on_disk.add_features(self._objects, batch.segment, basis, crcs)
 
     def _run(
         self,
@@ -278,7 +292,7 @@ class TensorBuild:
         tasks: list[Any],
         keep: Callable[[ChunkDone], None],
     ) -> None:
-        self._progress.start(stage, sum(len(task.segment.logmel().rows(task.chunk)) for task in tasks), "rows")
+        self._progress.start(stage, sum(len(task.segment.logmel.rows(task.chunk)) for task in tasks), "rows")
         for done in runner.run(function, tasks):
             keep(done)
             self._progress.advance(done.rows, done.n_bytes)

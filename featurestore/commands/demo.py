@@ -16,7 +16,6 @@ from pathlib import Path
 from featurestore import services
 from featurestore.errors import HeimdallError
 from featurestore.progress import format_seconds
-from featurestore.source.receivers import RECEIVERS_KEY
 
 PROGRAMS = Path(__file__).with_name("demo_programs")
 """Programs that open and fetch what the demo made; it copies the one that users may want and runs it there."""
@@ -57,11 +56,6 @@ class Demo:
         """MLflow's database."""
         return f"sqlite:///{self.path('mlflow.db')}"
 
-    @property
-    def receivers(self) -> tuple[str, str]:
-        """The option that says where receivers stand, as the simulation wrote it down."""
-        return "--receivers", f"{self.url('raw')}/{RECEIVERS_KEY}"
-
 
 def feature_steps(demo: Demo) -> list[Step]:
     """Simulate, build, add captures, build again, look."""
@@ -78,7 +72,7 @@ def feature_steps(demo: Demo) -> list[Step]:
         ("what is in one", ("features", "show", "first", *store)),
         (
             "all of that on one page, for a browser",
-            ("features", "report", "first", *store, *report, "--out", demo.path("pictures"), *demo.receivers),
+            ("features", "report", "first", *store, *report, "--out", demo.path("pictures")),
         ),
     ]
 
@@ -92,7 +86,7 @@ def training_steps(demo: Demo) -> Iterator[Step]:
         how = ("--epochs", str(demo.epochs), "--warmup-epochs", "2", "--batch-size", "32")
         upload = ("--checkpoints", f"{demo.url('models')}/checkpoints") if demo.s3 else ()
         yield "a small network learns on the CPU where transmitters are", ("train", *store, *what, *how, *tracking, *upload)
-    page = ("--out", demo.path("evaluation"), "--html", demo.path("evaluation.html"), *demo.receivers)
+    page = ("--out", demo.path("evaluation"), "--html", demo.path("evaluation.html"))
     yield "how large its errors are, beside two baselines", ("evaluate", str(last), *store, *page, *tracking)
 
 

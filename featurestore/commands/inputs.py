@@ -165,6 +165,11 @@ def simulate(
     show_default=True,
     help="Type of the samples in the .npy files.",
 )
+@click.option(
+    "--receivers",
+    metavar="CSV",
+    help="Where receivers stand, before what labels say: websdr_id, latitude, longitude, name; a file or s3://…",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Recordings converted at the same time.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when any recording was skipped, not only when all were.")
 @JSON
@@ -174,9 +179,10 @@ def ingest(
 ) -> None:
     """Bring labelled recordings from DIRECTORY into the raw location and the catalog.
 
-    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate) and raw .cu8 .cs8 .cs16 .cf32. Times without a
-    zone are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the
-    reason; the exit code is 0 as long as one went in, see --strict.
+    Reads .npy, SigMF, WAV IQ (KiwiSDR's GPS WAVs too, at their true rate), .uff and raw .cu8 .cs8 .cs16 .cf32. Frequency and
+    time come from headers and file names where the labels give none; SNR is estimated. Times without a zone
+    are UTC. Run again, it writes only what has changed. A file that cannot be read is skipped and listed with the reason;
+    the exit code is 0 as long as one went in, see --strict.
 
     \b
     Examples:

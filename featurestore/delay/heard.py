@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import firwin, resample_poly
 
 from featurestore.errors import UsageError
 
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 NS = 1_000_000_000
+RATIO_TOLERANCE = 1e-5
+HALF_LENGTH, CUT_OFF, KAISER_BETA = 48, 0.94, 7.857
+"""A filter that is flat up to 0.89 of the lower Nyquist frequency, aliases 80 dB down (Kaiser)."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,24 @@ class Heard:
 
         Only for recordings without steps: a filter runs across them.
         """
-        from featurestore.corpus.ingest.resample import count, find_ratio, resample
-
-        ratio = find_ratio(self.rate_hz, rate_hz)
-        n = len(self.samples)
-        samples = resample(lambda start, stop: self.samples[start:stop], n, ratio, 0, count(n, ratio))
+        ratio = _ratio(rate_hz / self.rate_hz)
+        factor = max(ratio.numerator, ratio.denominator)
+        taps: Any = firwin(2 * HALF_LENGTH * factor + 1, CUT_OFF / factor, window=("kaiser", KAISER_BETA))
+        # I and Q apart, for scipy would make the taps complex, too.
+        parts = [
+            resample_poly(part, ratio.numerator, ratio.denominator, window=taps)
+            for part in (self.samples.real, self.samples.imag)
+        ]
+        samples = np.asarray(parts[0] + 1j * parts[1], np.complex64)
         return replace(self, samples=samples, rate_hz=self.rate_hz * float(ratio))
+
+
+def _ratio(exact: float) -> Fraction:
+    """A ratio of whole numbers near another: what it is off goes into the rate, which stays true."""
+    for largest in (10, 100, 1000, 10_000, 65_536):
+        ratio = Fraction(exact).limit_denominator(largest)
+        if ratio and abs(float(ratio) / exact - 1) < RATIO_TOLERANCE:
+            return ratio
+    raise UsageError(
+        f"rates that differ by a factor of {1 / exact:g} are too far apart; bring the recordings to one rate first"
+    )

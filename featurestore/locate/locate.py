@@ -151,7 +151,12 @@ def locate(
         DataQualityError: when the recordings cannot say where; the message names what is in the way.
     """
     options, progress = options or LocateOptions(), progress or Silent()
-    session = _of_one_time(read_session(files, read_positions(receivers, files), progress))
+    return answer(read_session(files, read_positions(receivers, files), progress), options, progress)
+
+
+def answer(session: Session, options: LocateOptions, progress: Progress) -> Located:
+    """`locate`, of what has been read."""
+    session = _of_one_time(session)
     _require_receivers(session)
     pairs = _measure(session, options, progress)
     session, pairs = _without_loners(session, pairs)

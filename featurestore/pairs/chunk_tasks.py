@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.build.chunk_tasks import put_once, read_ahead
+from featurestore.build.chunk_tasks import put_once
+from featurestore.build.rows_from_iq import read_ahead
 from featurestore.delay.heard import Heard
 from featurestore.delay.pairs import Pairs, measure_pairs
 from featurestore.objects.objects import Objects, open_objects

@@ -146,7 +146,6 @@ def publish(objects: Objects, outcome: Outcome, version: str) -> Mapping[str, An
     latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
     labels = outcome.labels()
     counts = counts_of(outcome, labels["split"])
-    crcs, metadata = sets.write_columns(objects, version, labels)
     manifest = Manifest(
         version=version,
         spec=plan.spec.id,
@@ -155,13 +154,13 @@ def publish(objects: Objects, outcome: Outcome, version: str) -> Mapping[str, An
         split=plan.split.to_json(),
         snapshot={"captures": len(plan.snapshot), "query": plan.snapshot.query},
         counts=counts,
-        labels=crcs,
+        labels={},
         parent=None if latest == version else latest,
         software=versions(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=round(time.monotonic() - outcome.began, 3),
     )
-    sets.publish(objects, manifest, metadata, outcome.rejected())
+    sets.publish(objects, manifest, labels, outcome.rejected())
     return counts
 
 

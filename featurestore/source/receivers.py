@@ -22,6 +22,9 @@ COLUMNS = {"websdr_id": receiver_number, "latitude": within(-90, 90), "longitude
 NAME, ALTITUDE_M = "name", "altitude_m"
 """The columns that may be absent."""
 
+ALTITUDES_M = -500, 9000
+"""Between these, a receiver can stand."""
+
 RECEIVER_KEYS = (*COLUMNS, NAME, ALTITUDE_M)
 """Of an entry in JSON, in the order of `Receivers.rows`."""
 
@@ -142,9 +145,11 @@ def _altitude(name: str, line: int, cells: dict[str, Any]) -> float | None:
     if given is None or not str(given).strip():
         return None
     try:
-        return within(-500, 9000)(given)
+        return within(*ALTITUDES_M)(given)
     except ValueError as error:
-        raise UsageError(f"{name}, line {line}: {ALTITUDE_M} is {given!r}; expected metres from -500 to 9000") from error
+        raise UsageError(
+            f"{name}, line {line}: {ALTITUDE_M} is {given!r}; expected metres from {ALTITUDES_M[0]} to {ALTITUDES_M[1]}"
+        ) from error
 
 
 def receivers_csv(rows: Iterable[tuple[int, float, float, str]]) -> bytes:

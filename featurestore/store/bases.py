@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Objects
-from featurestore.store.chunks import REPAIR, ArrayLayout, read_array, write_array
+from featurestore.objects.together import at_once, put_all, together
+from featurestore.store.chunks import REPAIR, ArrayLayout, array_objects, read_arrays
 from featurestore.store.gc_notices import require_stored, require_unannounced
 from featurestore.store.segments import group_metadata
 from featurestore.tensor.mel import cepstrum
@@ -21,6 +23,8 @@ from featurestore.tensor.moments import Moments
 from featurestore.tensor.spec import FeatureSpec, digest
 
 Float32 = npt.NDArray[np.float32]
+
+STATISTICS = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,12 @@ def write_basis(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
         ServiceUnavailableError: when `features gc` is removing it, or has taken some of it meanwhile.
     """
     path = f"{bases_path(spec.id)}/{basis.id}"
-    require_unannounced(objects, [path])
-    for name in ("mean", "std"):
-        write_array(objects, f"{path}/{name}", getattr(basis, name), statistics_layout(spec, name))
+    layouts = {name: statistics_layout(spec, name) for name in STATISTICS}
+    arrays = (array_objects(f"{path}/{name}", getattr(basis, name), layout) for name, layout in layouts.items())
+    written = list(chain.from_iterable(arrays))
+    at_once(objects, lambda: require_unannounced(objects, [path]), lambda: put_all(objects, written))
     write_basis_group(objects, spec, basis)
-    arrays = [f"{path}/{name}/{key}" for name in ("mean", "std") for key in ("zarr.json", statistics_layout(spec, name).key(0))]
-    require_stored(objects, [path], {f"{path}/zarr.json", *arrays}, f"{path}/zarr.json")
+    require_stored(objects, [path], {f"{path}/zarr.json", *(key for key, _ in written)}, f"{path}/zarr.json")
 
 
 def statistics_layout(spec: FeatureSpec, name: str) -> ArrayLayout:
@@ -104,7 +108,7 @@ def statistics_layout(spec: FeatureSpec, name: str) -> ArrayLayout:
 def write_basis_group(objects: Objects, spec: FeatureSpec, basis: Basis) -> None:
     """Write the group metadata of a basis: its arrays', and where it comes from."""
     attributes = {"spec": spec.id, "basis": basis.id, "rows": basis.rows, "created": basis.created, **basis.origin}
-    arrays = {name: statistics_layout(spec, name).metadata() for name in ("mean", "std")}
+    arrays = {name: statistics_layout(spec, name).metadata() for name in STATISTICS}
     objects.put_json(f"{bases_path(spec.id)}/{basis.id}/zarr.json", group_metadata(attributes, arrays))
 
 
@@ -123,7 +127,8 @@ def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
         raise StoreError(f"{name}/zarr.json is missing; {REPAIR}") from error
     except (KeyError, TypeError) as error:
         raise StoreError(f"{name}/zarr.json is no basis ({error!r}); it is damaged: {REPAIR}") from error
-    found = Basis(read_array(objects, f"{path}/mean"), read_array(objects, f"{path}/std"), rows, created, attributes)
+    mean, std = read_arrays(objects, [f"{path}/{name}" for name in STATISTICS])
+    found = Basis(mean, std, rows, created, attributes)
     if found.id != basis:
         raise StoreError(f"{name} holds mean and std of basis {found.id}; it is damaged: {REPAIR}")
     return found
@@ -131,16 +136,19 @@ def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
 
 def current_basis(objects: Objects, spec_id: str) -> Basis | None:
     """The newest basis of a spec, which builds keep; `None` when there is none yet."""
-    complete = []
-    for name in objects.names(bases_path(spec_id)):
+
+    def read(name: str) -> Basis | None:
         try:
             objects.get(f"{bases_path(spec_id)}/{name}/zarr.json")
         except FileNotFoundError:  # its writer was interrupted
-            continue
+            return None
         try:
-            complete.append(read_basis(objects, spec_id, name))
+            return read_basis(objects, spec_id, name)
         except StoreError:
             if "zarr.json" in objects.names(f"{bases_path(spec_id)}/{name}"):
                 raise
-            # else it was removed meanwhile
+            return None  # it was removed meanwhile
+
+    found = together(objects, read, objects.names(bases_path(spec_id)))
+    complete = [basis for basis in found if basis is not None]
     return max(complete, key=lambda basis: (basis.created, basis.id), default=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -21,7 +21,8 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from featurestore.errors import StoreError
-from featurestore.objects.objects import Objects, ReadBytes
+from featurestore.objects.objects import Objects, ReadBytes, WritableBytes, as_json
+from featurestore.objects.together import put_all, together
 
 CRC_BYTES = 4
 
@@ -29,6 +30,7 @@ REPAIR = "run 'features repair', or restore it from a copy of the store"
 """What to do about an object that is missing or damaged."""
 
 Array = npt.NDArray[Any]
+KeyAndBytes = tuple[str, WritableBytes]
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,30 @@ def decode_chunk(data: ReadBytes | memoryview, layout: ArrayLayout, name: str, c
     return payload.view(layout.dtype).reshape(layout.chunk_shape)
 
 
-def write_array(objects: Objects, path: str, rows: Array, layout: ArrayLayout) -> list[int]:
-    """Write a whole array, its metadata last, and return the checksum of each chunk."""
-    buffer = ChunkBuffer(layout)
-    crcs = []
+def array_objects(path: str, rows: Array, layout: ArrayLayout, crcs: list[int] | None = None) -> Iterator[KeyAndBytes]:
+    """A whole array as objects to be written, its metadata last; each is made when it is asked for.
+
+    Args:
+        path: of the array.
+        rows: all of them.
+        layout: of the array.
+        crcs: the checksum of each chunk is appended here.
+    """
     for chunk in range(layout.n_chunks):
         part = rows[layout.rows(chunk).start : layout.rows(chunk).stop]
+        buffer = ChunkBuffer(layout)
         buffer.rows[: len(part)] = part
-        crcs.append(buffer.seal(len(part)))
-        objects.put(f"{path}/{layout.key(chunk)}", buffer.data)
-    objects.put_json(f"{path}/zarr.json", layout.metadata())
+        crc = buffer.seal(len(part))
+        if crcs is not None:
+            crcs.append(crc)
+        yield f"{path}/{layout.key(chunk)}", buffer.data
+    yield f"{path}/zarr.json", as_json(layout.metadata())
+
+
+def write_array(objects: Objects, path: str, rows: Array, layout: ArrayLayout) -> list[int]:
+    """Write a whole array, and return the checksum of each chunk."""
+    crcs: list[int] = []
+    put_all(objects, array_objects(path, rows, layout, crcs))
     return crcs
 
 
@@ -230,9 +246,22 @@ def read_array(objects: Objects, path: str) -> Array:
     Raises:
         StoreError: when something of it is missing or damaged.
     """
-    layout = read_layout(objects, path)
-    rows = np.empty(layout.shape, layout.dtype.newbyteorder("="))
-    for chunk in range(layout.n_chunks):
-        part = layout.rows(chunk)
-        rows[part.start : part.stop] = read_chunk(objects, path, layout, chunk)
-    return rows
+    return read_arrays(objects, [path])[0]
+
+
+def read_arrays(objects: Objects, paths: Sequence[str]) -> list[Array]:
+    """Whole arrays, every chunk checked: first the metadata of all, then the chunks of all.
+
+    Raises:
+        StoreError: when something of them is missing or damaged.
+    """
+    layouts = together(objects, lambda path: read_layout(objects, path), paths)
+    arrays = [np.empty(layout.shape, layout.dtype.newbyteorder("=")) for layout in layouts]
+
+    def read(place: tuple[int, int]) -> None:
+        which, chunk = place
+        part = layouts[which].rows(chunk)
+        arrays[which][part.start : part.stop] = read_chunk(objects, paths[which], layouts[which], chunk)
+
+    together(objects, read, ((which, chunk) for which, layout in enumerate(layouts) for chunk in range(layout.n_chunks)))
+    return arrays

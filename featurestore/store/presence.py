@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-from featurestore.errors import ServiceUnavailableError
 from featurestore.objects.objects import Objects
+from featurestore.objects.together import at_once, get_all
 from featurestore.store.bases import bases_path
-from featurestore.store.gc_notices import require_unannounced
+from featurestore.store.gc_notices import gone, require_unannounced
 from featurestore.store.manifest import Manifest
-from featurestore.store.segments import READERS, features_name, segments_path
+from featurestore.store.segments import features_name, segments_path
 
 
 def paths(manifest: Manifest) -> Iterator[str]:
@@ -26,32 +25,45 @@ def paths(manifest: Manifest) -> Iterator[str]:
 
 
 def require_whole(objects: Objects, manifest: Manifest) -> None:
-    """Check that what a set is made of is there, and is not being removed.
+    """Check that all of a published set is there, and is not being removed.
+
+    The notices come first: what begins to be removed after they were read finds the set published. gc that spares nothing for
+    its age takes even label arrays that are being written.
 
     Raises:
-        ServiceUnavailableError: when something is not, or is.
+        ServiceUnavailableError: when something was removed, or is about to be.
+        StoreError: when something was never written.
     """
     require_unannounced(objects, paths(manifest))
-    with ThreadPoolExecutor(READERS) as pool:
-        missing = [key for key in pool.map(lambda key: _missing(objects, key), _markers(manifest)) if key is not None]
-    if missing:
-        raise removed(objects, missing[0])
+    at_once(objects, lambda: _require_markers(objects, manifest), lambda: _require_labels(objects, manifest))
 
 
-def require_labels(objects: Objects, manifest: Manifest) -> None:
-    """Check that the label arrays of a set are there: gc that spares nothing for its age takes even what is being written.
+def require_parts(objects: Objects, manifest: Manifest) -> None:
+    """Check, before a set is published, that what it is a view of is there, and is not being removed.
 
     Raises:
-        ServiceUnavailableError: when something of them is not.
+        ServiceUnavailableError: when something was removed, or is about to be.
+        StoreError: when something was never written.
     """
+    at_once(objects, lambda: require_unannounced(objects, paths(manifest)), lambda: _require_markers(objects, manifest))
+
+
+def _require_markers(objects: Objects, manifest: Manifest) -> None:
+    keys = list(_markers(manifest))
+    for key, found in zip(keys, get_all(objects, keys), strict=True):
+        if found is None:
+            raise gone(objects, key)
+
+
+def _require_labels(objects: Objects, manifest: Manifest) -> None:
     path = f"sets/{manifest.version}"
     there = [info.key.removeprefix(f"{path}/") for info in objects.walk(path)]
     for name, crcs in manifest.labels.items():
         chunks = sum(key.startswith(f"{name}/c/") for key in there)
         if chunks < len(crcs) or f"{name}/zarr.json" not in there:
-            raise removed(objects, f"{path}/{name}")
+            raise gone(objects, f"{path}/{name}")
     if "receivers" in manifest.snapshot and "receivers.json" not in there:
-        raise removed(objects, f"{path}/receivers.json")
+        raise gone(objects, f"{path}/receivers.json")
 
 
 def _markers(manifest: Manifest) -> Iterator[str]:
@@ -83,7 +95,7 @@ def require_segments(objects: Objects, spec_id: str, segments: Iterable[str]) ->
     for segment in segments:
         key = f"{segments_path(spec_id)}/{segment}/session_id/zarr.json"
         if _missing(objects, key):
-            raise removed(objects, key)
+            raise gone(objects, key)
 
 
 def require_kept(objects: Objects, version: str) -> None:
@@ -95,12 +107,4 @@ def require_kept(objects: Objects, version: str) -> None:
     path = f"sets/{version}"
     require_unannounced(objects, [path])
     if _missing(objects, f"{path}/zarr.json"):
-        raise removed(objects, path)
-
-
-def removed(objects: Objects, key: str) -> ServiceUnavailableError:
-    """The error of a command that needed what is not there any more."""
-    return ServiceUnavailableError(
-        f"features gc removed {objects.location}/{key} while this command used it, or it is lost; "
-        "run the same command again, or 'features repair' if that does not help"
-    )
+        raise gone(objects, path)

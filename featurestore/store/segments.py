@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from featurestore.errors import ServiceUnavailableError, StoreError
-from featurestore.objects.objects import Objects
+from featurestore.errors import StoreError
+from featurestore.objects.objects import Objects, as_json
+from featurestore.objects.together import at_once, get_all, put_all, together
 from featurestore.software import versions
-from featurestore.store.chunks import ArrayLayout, read_array, read_layout, write_array
-from featurestore.store.gc_notices import require_stored, require_unannounced
+from featurestore.store.chunks import ArrayLayout, KeyAndBytes, array_objects, read_arrays, read_layout
+from featurestore.store.gc_notices import gone, require_stored, require_unannounced
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
 from featurestore.tensor.rejection import Reason, RejectedRows
 from featurestore.tensor.spec import FeatureSpec
@@ -78,7 +80,10 @@ class Segment:
     n_rows: int
     chunk_rows: int
 
-    @property
+    def __reduce__(self) -> tuple[Any, ...]:  # without the layouts, which are made in a moment
+        return Segment, (self.spec, self.segment, self.n_rows, self.chunk_rows)
+
+    @cached_property
     def path(self) -> str:
         """Its prefix in the store."""
         return f"{segments_path(self.spec.id)}/{self.segment}"
@@ -88,12 +93,14 @@ class Segment:
         """Chunks of its tensor arrays."""
         return math.ceil(self.n_rows / self.chunk_rows)
 
+    @cached_property
     def logmel(self) -> ArrayLayout:
         """The array of log-mel tensors in dBFS."""
         shape = (self.n_rows, 3, self.spec.n_mels, self.spec.n_frames)
         attributes = {"units": "dBFS", "long_name": "log-mel spectrogram of I, Q and magnitude"}
         return self._tensors(shape, "<f4", "mel", attributes)
 
+    @cached_property
     def content(self) -> ArrayLayout:
         """The array that tells rows of equal content."""
         attributes = {"long_name": "XXH3-128 of the row's logmel, canonical; zeros: it is rejected"}
@@ -108,7 +115,7 @@ class Segment:
     def layout(self, name: str) -> ArrayLayout:
         """The array that has this name: `logmel`, `content` or `features-{basis}`."""
         if name in COMPUTED:
-            return self.logmel() if name == "logmel" else self.content()
+            return self.logmel if name == "logmel" else self.content
         return self.features(name.removeprefix("features-"))
 
     def _tensors(self, shape: tuple[int, ...], dtype: str, band: str, attributes: dict[str, str]) -> ArrayLayout:
@@ -123,6 +130,16 @@ class Segment:
 def segments_path(spec_id: str) -> str:
     """Where the segments of a spec are."""
     return f"specs/{spec_id}/segments"
+
+
+def open_begun(objects: Objects, spec: FeatureSpec, segment: str, n_rows: int) -> tuple[Segment, dict[int, Part]]:
+    """A segment to be computed, and the notes of its chunks that an interrupted build left; both are empty of a new one."""
+    begun, notes = at_once(
+        objects,
+        lambda: begun_segment(objects, spec, segment, n_rows),
+        lambda: _read_notes(objects, f"{segments_path(spec.id)}/{segment}"),
+    )
+    return begun, _usable(notes, begun)
 
 
 def begun_segment(objects: Objects, spec: FeatureSpec, segment: str, n_rows: int) -> Segment:
@@ -144,19 +161,15 @@ def features_name(basis: str) -> str:
     return f"features-{basis}"
 
 
-def begin(objects: Objects, segment: Segment, rows: RowFacts) -> None:
-    """Write the facts of the rows, and the metadata of `logmel` and `content`.
+def begin(objects: Objects, segment: Segment, rows: RowFacts, basis: str | None = None) -> None:
+    """Write the spec, the facts of the rows, and the metadata of `logmel`, of `content`, and of the features of a basis.
 
     Raises:
         ServiceUnavailableError: when `features gc` is removing a segment of that name.
     """
-    paths = [segment.path, f"specs/{segment.spec.id}"]
-    require_unannounced(objects, paths)
-    for name in FACTS:
-        write_array(objects, f"{segment.path}/{name}", getattr(rows, name), column_layout(name, segment.n_rows))
-    for name in COMPUTED:
-        objects.put_json(f"{segment.path}/{name}/zarr.json", segment.layout(name).metadata())
-    require_unannounced(objects, paths)  # see removals.py: it may have begun meanwhile
+    tensors = [*COMPUTED, *([] if basis is None else [features_name(basis)])]
+    spec = (f"specs/{segment.spec.id}/spec.json", segment.spec.canonical().encode())
+    _write_unless_announced(objects, segment, tensors, chain([spec], _fact_objects(segment, rows)))
 
 
 def declare_features(objects: Objects, segment: Segment, basis: str) -> None:
@@ -165,9 +178,19 @@ def declare_features(objects: Objects, segment: Segment, basis: str) -> None:
     Raises:
         ServiceUnavailableError: when `features gc` is removing them.
     """
-    path = f"{segment.path}/{features_name(basis)}"
-    objects.put_json(f"{path}/zarr.json", segment.features(basis).metadata())
-    require_unannounced(objects, [path, segment.path])
+    _write_unless_announced(objects, segment, [features_name(basis)])
+
+
+def _write_unless_announced(objects: Objects, segment: Segment, tensors: list[str], facts: Iterable[KeyAndBytes] = ()) -> None:
+    """Write facts and the metadata of tensors while gc's notices are read: what began since is noticed behind the marker."""
+    metadata = [(f"{segment.path}/{name}/zarr.json", as_json(segment.layout(name).metadata())) for name in tensors]
+    doomed = [f"specs/{segment.spec.id}", segment.path, *(f"{segment.path}/{name}" for name in tensors)]
+    at_once(objects, lambda: require_unannounced(objects, doomed), lambda: put_all(objects, chain(facts, metadata)))
+
+
+def _fact_objects(segment: Segment, rows: RowFacts) -> Iterator[KeyAndBytes]:
+    for name in FACTS:
+        yield from array_objects(f"{segment.path}/{name}", getattr(rows, name), column_layout(name, segment.n_rows))
 
 
 def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[str, Any]:
@@ -183,14 +206,17 @@ def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[s
     Raises:
         StoreError: when the other build wrote other tensors.
     """
-    marker = _marker_of_another(objects, segment, parts)
+    arrays = sorted(parts[0].crc32c)
+    marker, group = at_once(
+        objects,
+        lambda: _marker_of_another(objects, segment, parts),
+        lambda: _read_group(objects, segment, arrays),
+    )
     if marker is not None:
         objects.delete([segment.part_path(chunk) for chunk in parts])
         return marker
     rejected = {row: found for chunk in sorted(parts) for row, found in parts[chunk].rejected.items()}
-    write_reason(objects, segment, rejected)
-    arrays = sorted(parts[0].crc32c)
-    write_group(objects, segment, arrays)
+    put_all(objects, [*_reason_objects(segment, rejected), (f"{segment.path}/zarr.json", as_json(group))])
     crcs = {name: [parts[chunk].crc32c[name] for chunk in range(segment.n_chunks)] for name in arrays}
     marker = _marker(segment, crcs, rejected)
     if not objects.put_json(f"{segment.path}/segment.json", marker, create=True):
@@ -198,8 +224,12 @@ def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[s
         marker = _marker_of_another(objects, segment, parts) or marker
         write_reason(objects, segment, read_rejected(marker))
         write_group(objects, segment, sorted(marker["chunks"]))
-    objects.delete([segment.part_path(chunk) for chunk in parts])
-    _require_stored(objects, segment, [*FACTS, REASON, *marker["chunks"]], "segment.json")
+    promised = [*FACTS, REASON, *marker["chunks"]]
+    at_once(  # notes of chunks that are not there after all must not stay
+        objects,
+        lambda: objects.delete([segment.part_path(chunk) for chunk in parts]),
+        lambda: _require_stored(objects, segment, promised, "segment.json"),
+    )
     return marker
 
 
@@ -220,10 +250,14 @@ def _marker_of_another(objects: Objects, segment: Segment, parts: dict[int, Part
 
 def write_reason(objects: Objects, segment: Segment, rejected: RejectedRows) -> None:
     """Write the array `reason`."""
+    put_all(objects, _reason_objects(segment, rejected))
+
+
+def _reason_objects(segment: Segment, rejected: RejectedRows) -> Iterator[KeyAndBytes]:
     reason = np.zeros(segment.n_rows, np.uint8)
     for row, (code, _) in rejected.items():
         reason[row] = code
-    write_array(objects, f"{segment.path}/{REASON}", reason, column_layout(REASON, segment.n_rows))
+    return array_objects(f"{segment.path}/{REASON}", reason, column_layout(REASON, segment.n_rows))
 
 
 def write_marker(objects: Objects, segment: Segment, crcs: dict[str, list[int]], rejected: RejectedRows) -> None:
@@ -308,36 +342,40 @@ def read_rejected(marker: dict[str, Any]) -> RejectedRows:
 def read_holdings(objects: Objects, spec: FeatureSpec) -> list[Holding]:
     """All segments of a spec, complete or begun; what was not even begun properly is left out."""
     path = segments_path(spec.id)
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: _read_holding(objects, f"{path}/{name}", name), objects.names(path))
-        return [holding for holding in found if holding is not None]
+    found = together(objects, lambda name: _read_holding(objects, f"{path}/{name}", name), objects.names(path))
+    return [holding for holding in found if holding is not None]
 
 
 def read_parts(objects: Objects, segment: Segment) -> dict[int, Part]:
     """The notes that an interrupted build left, by chunk."""
+    return _usable(_read_notes(objects, segment.path), segment)
+
+
+def _read_notes(objects: Objects, path: str) -> dict[int, Part]:
     parts = {}
-    for name in objects.names(f"{segment.path}/parts"):
+    names = objects.names(f"{path}/parts")
+    for name, found in zip(names, get_all(objects, [f"{path}/parts/{name}" for name in names]), strict=True):
         try:
-            parts[int(name.removesuffix(".json"))] = Part.from_json(objects.get_json(f"{segment.path}/parts/{name}"))
-        except (StoreError, FileNotFoundError):  # half a note, or one that a second builder swept: the chunk is done again
+            parts[int(name.removesuffix(".json"))] = Part.from_json(json.loads(found or b""))
+        except ValueError:  # half a note, or one that a second builder swept: the chunk is done again
             continue
+    return parts
+
+
+def _usable(parts: dict[int, Part], segment: Segment) -> dict[int, Part]:
     return {chunk: part for chunk, part in parts.items() if chunk < segment.n_chunks and part.crc32c.keys() >= {*COMPUTED}}
 
 
 def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
+    complete = get_all(objects, [f"{path}/segment.json"]) != [None]
+    names = [field.name for field in fields(RowFacts)]
     try:
-        objects.get(f"{path}/segment.json")
-        complete = True
-    except FileNotFoundError:
-        complete = False
-    try:
-        rows = RowFacts(*(read_array(objects, f"{path}/{field.name}") for field in fields(RowFacts)))
-        reason = read_array(objects, f"{path}/reason") if complete else None
+        columns = read_arrays(objects, [f"{path}/{name}" for name in [*names, *([REASON] if complete else [])]])
     except StoreError:
         if complete and "segment.json" in objects.names(path):
             raise
         return None  # interrupted before its facts were written, or removed meanwhile
-    return Holding(name, rows, reason)
+    return Holding(name, RowFacts(*columns[: len(names)]), columns[-1] if complete else None)
 
 
 def column_layout(name: str, n_rows: int) -> ArrayLayout:
@@ -350,13 +388,20 @@ def column_layout(name: str, n_rows: int) -> ArrayLayout:
 
 def write_group(objects: Objects, segment: Segment, tensors: Iterable[str]) -> None:
     """Write the Zarr metadata of the segment as a group, with that of its arrays inside: one request opens it."""
-    names = [*FACTS, REASON, *tensors]
-    attributes = {"spec": segment.spec.id, "segment": segment.segment}
-    try:
-        arrays = {name: json.loads(objects.get(f"{segment.path}/{name}/zarr.json")) for name in names}
-    except FileNotFoundError as error:  # gc that spares nothing for its age takes even what is being written
-        raise ServiceUnavailableError(f"{error}: features gc removed it meanwhile; run the same command again") from error
-    objects.put_json(f"{segment.path}/zarr.json", group_metadata(attributes, arrays))
+    objects.put_json(f"{segment.path}/zarr.json", _read_group(objects, segment, tensors))
+
+
+def _read_group(objects: Objects, segment: Segment, tensors: Iterable[str]) -> dict[str, Any]:
+    """The group's metadata, with that of its arrays as they are stored; `reason` may still be missing."""
+    arrays = {}
+    names = [*FACTS, *tensors]
+    keys = [f"{segment.path}/{name}/zarr.json" for name in names]
+    for name, key, found in zip(names, keys, get_all(objects, keys), strict=True):
+        if found is None:
+            raise gone(objects, key)
+        arrays[name] = json.loads(found)
+    arrays[REASON] = column_layout(REASON, segment.n_rows).metadata()
+    return group_metadata({"spec": segment.spec.id, "segment": segment.segment}, arrays)
 
 
 def group_metadata(attributes: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:

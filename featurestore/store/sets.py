@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import HeimdallError, StoreError, UsageError
-from featurestore.objects.objects import Objects
+from featurestore.objects.objects import Objects, as_json
+from featurestore.objects.together import at_once, put_all, together
 from featurestore.source.receivers import Receivers, receivers_json
 from featurestore.source.snapshot import NO_TIMESTAMP
-from featurestore.store.chunks import ArrayLayout, write_array
-from featurestore.store.gc_notices import require_unannounced
+from featurestore.store.chunks import ArrayLayout, array_objects
 from featurestore.store.manifest import SCHEMA, Manifest
-from featurestore.store.presence import require_labels, require_whole
+from featurestore.store.presence import require_parts, require_whole
 from featurestore.store.segments import group_metadata
 from featurestore.store.set_receivers import receivers_key
 from featurestore.tensor.rejection import RejectedCapture
@@ -167,13 +168,19 @@ def has_set(objects: Objects, version: str) -> bool:
 def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
     """The manifests of all feature sets, newest first; and of those that cannot be read, by version, why."""
     manifests, damaged = [], {}
-    for version in objects.names("sets"):
+
+    def read(version: str) -> Manifest | HeimdallError:
         try:
-            manifests.append(read_manifest(objects, version))
-        except UsageError:  # its build was never finished
-            continue
-        except StoreError as error:
-            damaged[version] = error
+            return read_manifest(objects, version)
+        except (UsageError, StoreError) as error:
+            return error
+
+    versions = objects.names("sets")
+    for version, found in zip(versions, together(objects, read, versions), strict=True):
+        if isinstance(found, Manifest):
+            manifests.append(found)
+        elif isinstance(found, StoreError):  # else its build was never finished
+            damaged[version] = found
     return sorted(manifests, key=lambda manifest: manifest.created, reverse=True), damaged
 
 
@@ -206,59 +213,57 @@ def point(objects: Objects, version: str, tag: str | None = None) -> None:
     objects.put_json(f"tags/{check_tag(tag)}.json" if tag else f"{LATEST}.json", {"version": version})
 
 
-def write_labels(objects: Objects, version: str, labels: Labels) -> tuple[dict[str, list[int]], dict[str, Any]]:
-    """Write the label arrays of a set of tensors; as `write_columns`."""
-    return write_columns(objects, version, labels.stored())
-
-
-def write_columns(
-    objects: Objects, version: str, columns: Mapping[str, npt.NDArray[Any]]
-) -> tuple[dict[str, list[int]], dict[str, Any]]:
-    """Write label arrays; returns the checksums of their chunks, and their metadata.
-
-    Raises:
-        ServiceUnavailableError: when `features gc` is removing a set of that name.
-    """
-    require_unannounced(objects, [set_path(version)])
-    crcs, metadata = {}, {}
-    for name, column in columns.items():
-        layout = ArrayLayout(
-            column.shape,
-            max(1, min(LABEL_CHUNK_ROWS, len(column))),
-            column.dtype.newbyteorder("<"),
-            np.nan if column.dtype.kind == "f" else 0,
-            ("row", "coordinate")[: column.ndim],
-            LABEL_ATTRIBUTES[name],
-        )
-        crcs[name] = write_array(objects, f"{set_path(version)}/{name}", column, layout)
-        metadata[name] = layout.metadata()
-    return crcs, metadata
+def label_layout(name: str, column: npt.NDArray[Any]) -> ArrayLayout:
+    """The array of a label."""
+    return ArrayLayout(
+        column.shape,
+        max(1, min(LABEL_CHUNK_ROWS, len(column))),
+        column.dtype.newbyteorder("<"),
+        np.nan if column.dtype.kind == "f" else 0,
+        ("row", "coordinate")[: column.ndim],
+        LABEL_ATTRIBUTES[name],
+    )
 
 
 def publish(
     objects: Objects,
     manifest: Manifest,
-    label_metadata: dict[str, Any],
+    labels: Labels | Mapping[str, npt.NDArray[Any]],
     rejected: list[RejectedCapture],
     receivers: Receivers | None = None,
 ) -> None:
-    """Write rejected captures, receivers and, last, the manifest; one that exists and is whole stays as it is.
+    """Write labels, rejected captures, receivers and, last, the manifest; one that exists and is whole stays as it is.
+
+    Args:
+        objects: the store.
+        manifest: of the set; the checksums of its labels are filled in.
+        labels: of all rows; of pairs, by name.
+        rejected: captures that are not in it.
+        receivers: where they stand; `None` when nobody said.
 
     Raises:
         ServiceUnavailableError: when `features gc` removes what the set is made of meanwhile; it is not published then.
     """
     path = set_path(manifest.version)
-    objects.put_json(f"{path}/rejected.json", [asdict(entry) for entry in rejected])
+    columns = labels.stored() if isinstance(labels, Labels) else dict(labels)
+    layouts = {name: label_layout(name, column) for name, column in columns.items()}
+    crcs: dict[str, list[int]] = {name: [] for name in columns}
+    arrays = (array_objects(f"{path}/{name}", columns[name], layouts[name], crcs[name]) for name in columns)
+    documents = [(f"{path}/rejected.json", as_json([asdict(entry) for entry in rejected]))]
     if receivers is not None and len(receivers):
-        objects.put(receivers_key(manifest.version), receivers_json(receivers))
-    content = group_metadata(manifest.to_json(), label_metadata)
-    require_whole(objects, manifest)
+        documents.append((receivers_key(manifest.version), receivers_json(receivers)))
+    at_once(
+        objects,
+        lambda: require_parts(objects, manifest),
+        lambda: put_all(objects, chain(*arrays, documents)),
+    )
+    manifest = replace(manifest, labels=crcs)
+    content = group_metadata(manifest.to_json(), {name: layout.metadata() for name, layout in layouts.items()})
     created = objects.put_json(f"{path}/zarr.json", content, create=True)
     if not created and not has_set(objects, manifest.version):
         created = objects.put_json(f"{path}/zarr.json", content)
     try:
-        require_whole(objects, manifest)  # see removals.py: gc may have begun meanwhile
-        require_labels(objects, manifest)
+        require_whole(objects, manifest)  # see gc_notices.py: gc may have begun meanwhile
     except HeimdallError:
         if created:
             objects.delete([f"{path}/zarr.json"])

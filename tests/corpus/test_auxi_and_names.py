@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorders import auxi, auxi_xml, chunk, pairs, wav
 
-from featurestore.corpus.ingest.auxi import parse_auxi
 from featurestore.corpus.ingest.conversion import IngestOptions, origin_notes, plan_captures
 from featurestore.corpus.ingest.formats import read_recording
+from featurestore.corpus.ingest.headers.auxi import parse_auxi
+from featurestore.corpus.ingest.headers.names import parse_name
 from featurestore.corpus.ingest.labels import Label
-from featurestore.corpus.ingest.names import parse_name
 from featurestore.errors import DataQualityError
 
 START = datetime(2024, 4, 12, 18, 30, 0, 250_000, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_gqrx_raw_is_cf32_with_rate_and_frequency_in_its_name(tmp_path: Path) ->
     assert (recording.sample_rate_hz, recording.frequency_mhz) == (48_000, 434.0)
     assert recording.timestamp == datetime(2022, 3, 21, 21, 35, 49, tzinfo=UTC)
     assert origin_notes(recording, label()) == [
-        "sample rate 48000 Hz and frequency 434 MHz and time 2022-03-21T21:35:49Z from its name (gqrx)"
+        "sample rate 48000 Hz, frequency 434 MHz, time 2022-03-21T21:35:49Z from its name (gqrx)"
     ]
     path.rename(tmp_path / "other.raw")
     with pytest.raises(DataQualityError, match="does not tell its format"):

@@ -239,7 +239,8 @@ PICKLE = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|O', 'fortran_order': False, '
     [
         ("a.cu8", b"", "is empty"),
         ("a.wav", b"", "is empty"),
-        ("a.npy", b"", "is no .npy"),
+        ("a.npy", b"", "is empty"),
+        ("a.sigmf-meta", b"", "is empty"),
         ("a.cf32", b"1234567", "holds no samples"),
         ("a.wav", b"<html>not found</html>", "is no WAV file"),
         ("a.wav", b"RIFF\0\0\0\0WAVE", "has no fmt chunk"),
@@ -296,10 +297,11 @@ def test_damaged_bytes_never_end_in_another_error(
     for place, new in edits:
         content[place : place + len(new)] = new
     content = content[: data.draw(st.integers(0, len(content)))]
-    for kind in ("npy", "wav", "sigmf", "cs16"):
-        path = tmp_path / ("fuzz.sigmf-meta" if kind == "sigmf" else f"fuzz_{kind}")
-        path.write_bytes(content)
-        (tmp_path / "fuzz.sigmf-data").write_bytes(bytes(64))
+    path, samples = tmp_path / "fuzz.sigmf-meta", tmp_path / "fuzz.sigmf-data"
+    path.write_bytes(content)  # one file for all formats: writing takes most of the time
+    if not samples.exists():
+        samples.write_bytes(bytes(64))
+    for kind in ("npy", "wav", "sigmf", "uff", "cs16"):
         try:
             recording = read_recording(path, kind)
             assert len(everything(recording)) == len(recording)

@@ -386,3 +386,46 @@ def test_real_session_cut_at_one_rate(tmp_path: Path, catalog: str) -> None:
         # The receivers are tuned to DCF77 itself: its carrier lies at 0 Hz, and stays there.
         spectrum_hz = np.fft.fftfreq(60_000, 1 / 12_000)[np.abs(np.fft.fft(samples)).argmax()]
         assert abs(spectrum_hz) < 1
+
+
+def test_receivers_arrive_from_labels_and_from_a_table(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    stands: dict[str, object] = {"receiver_latitude": 45.03, "receiver_longitude": 7.27}
+    shared = POSITION | {"session_id": "test", "sample_rate_hz": RATE_HZ, "approved": True}
+    named = {"receiver_name": "Aquila", "receiver_altitude_m": 1280}
+    write_csv(
+        tmp_path / "labels.csv",
+        [
+            shared | {"file": "a.npy", "websdr_id": 1} | stands | named,
+            shared | {"file": "b.cf32", "websdr_id": 2} | stands,
+        ],
+    )
+    assert bring(recordings, tmp_path / "raw", catalog).receivers == 2
+    assert bring(recordings, tmp_path / "raw", catalog).receivers == 0
+    found = read_snapshot(catalog).receivers
+    assert found is not None
+    assert found.rows() == [(1, 45.03, 7.27, "Aquila", 1280.0), (2, 45.03, 7.27, "", None)]
+    (tmp_path / "r.csv").write_text("websdr_id,latitude,longitude,name,altitude_m\n2,45.2,7.9,Two,\n9,45,7,,100\n")
+    again = bring(recordings, tmp_path / "raw", catalog, IngestOptions(receivers=str(tmp_path / "r.csv")))
+    assert again.receivers == 2
+    assert "receivers: 2 whose place was new or has changed" in list(again.lines())
+    found = read_snapshot(catalog).receivers
+    assert found is not None
+    assert found.rows()[1] == (2, 45.2, 7.9, "Two", None)
+
+
+def test_labels_that_disagree_on_a_receiver_are_noted(recordings: Path, tmp_path: Path, catalog: str) -> None:
+    shared = POSITION | {"websdr_id": 1, "sample_rate_hz": RATE_HZ, "approved": True, "receiver_longitude": 7.27}
+    write_csv(
+        tmp_path / "labels.csv",
+        [
+            shared | {"file": "a.npy", "session_id": "x", "receiver_latitude": 45.03},
+            shared | {"file": "b.cf32", "session_id": "y", "receiver_latitude": 45.04},
+        ],
+    )
+    result = bring(recordings, tmp_path / "raw", catalog)
+    (note,) = [remark for remark in result.notes if "receiver" in remark.text]
+    assert note.file == "b.cf32"
+    assert note.text.startswith("its label has receiver 1 at 45.04, 7.27, that of a.npy at 45.03, 7.27: the first counts")
+    found = read_snapshot(catalog).receivers
+    assert found is not None
+    assert found.position.tolist() == [[45.03, 7.27]]

@@ -103,6 +103,9 @@ def test_every_object_has_its_row_and_every_row_its_values(tmp_path: Path, catal
     assert [(*found.position[place].tolist(), found.name[place]) for place in range(len(found))] == [
         (each.latitude, each.longitude, each.name) for each in RECEIVERS
     ]
+    recorded = read_snapshot(catalog).receivers
+    assert recorded is not None
+    assert recorded.rows() == found.rows()
     assert report.bytes == sum((tmp_path / key).stat().st_size for key in keys)
     by_session = defaultdict(set)
     for session, receiver, latitude, longitude, mhz, rate, snr, when, iq_key, approved in rows:

@@ -16,7 +16,7 @@ from real_recordings import find_real_iq
 
 from featurestore.corpus.ingest.conversion import IngestOptions, plan_captures, start_time_ns
 from featurestore.corpus.ingest.formats import read_recording
-from featurestore.corpus.ingest.gps_time import GPS_EPOCH_UNIX_S, WEEK_S, gps_to_unix_ns, named_time
+from featurestore.corpus.ingest.gps_time import GPS_EPOCH_UNIX_S, WEEK_S, gps_to_unix_ns
 from featurestore.corpus.ingest.labels import Label
 from featurestore.corpus.ingest.times import parse_time_ns
 from featurestore.corpus.ingest.wav import read_wav
@@ -53,12 +53,6 @@ def test_leap_seconds_of_the_time(utc: str, ahead_s: int) -> None:
     assert gps_to_unix_ns(second, true + timedelta(hours=5)) == round(true.timestamp() * 1e9)
 
 
-def test_names_of_kiwirecorder_tell_the_time() -> None:
-    assert named_time(Path("kiwi_dcf77_20200813T065220Z_77500_HB9ODP_iq.wav")) == datetime(2020, 8, 13, 6, 52, 20, tzinfo=UTC)
-    assert named_time(Path("20209913T065220Z.wav")) is None
-    assert named_time(Path("beacon.wav")) is None
-
-
 @pytest.mark.parametrize("first_s", [109_820.516155640, 604_799.2])
 @pytest.mark.parametrize(
     "faults",
@@ -85,9 +79,9 @@ def test_first_sample_of_a_kiwi(tmp_path: Path, first_s: float, faults: dict[str
 
 
 def test_lost_samples_are_a_step_of_the_clock(tmp_path: Path) -> None:
-    path = tmp_path / "20250825T063002Z_kiwi.wav"
+    path = tmp_path / "20250825T063002Z_77500_X_iq.wav"
     path.write_bytes(kiwi_wav(90, lost_after=30, first_s=109_820.5))
-    recording = read_wav(path)
+    recording = read_recording(path)
     (step,) = recording.steps
     assert step.sample == 31 * BLOCK
     assert step.jump_s == pytest.approx(10 * BLOCK / 12_001.1, abs=3e-9)
@@ -157,7 +151,7 @@ def test_real_receivers_have_times_but_not_the_one_without_lock() -> None:
     directory = find_real_iq()
     for path in sorted(directory.glob("kiwi_*.wav")):
         recording = read_recording(path)
-        named = named_time(path)
+        named = recording.timestamp
         assert named is not None
         if "G7UAK" in path.name:
             assert recording.gps_start_s is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
 
@@ -20,10 +21,12 @@ put_at_once = getattr(Objects.put, "__wrapped__", Objects.put)  # a worker that 
 
 
 @wraps(put_at_once)
-def put_slowly(self: Objects, key: str, data: WritableBytes, *, create: bool = False) -> bool:
+def put_slowly(
+    self: Objects, key: str, data: WritableBytes, *, create: bool = False, metadata: Mapping[str, str] | None = None
+) -> bool:
     """A local file is written too quickly to be interrupted."""
     time.sleep(PAUSE_S)
-    return bool(put_at_once(self, key, data, create=create))
+    return bool(put_at_once(self, key, data, create=create, metadata=metadata))
 
 
 Objects.put = put_slowly  # type: ignore[method-assign]  # the very same, later

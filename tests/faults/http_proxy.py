@@ -8,6 +8,7 @@ that flips there shows only with https, so none is flipped here.
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass
 from io import BufferedReader
 from urllib.parse import unquote
@@ -59,6 +60,8 @@ class Exchange:
         query: what stands behind the path: "" unless it is a listing or the like.
         sent_bytes: of the request's body.
         received_bytes: of the answer's body.
+        began: when the request was read, on the clock of `time.monotonic`.
+        ended: when the server had answered it.
     """
 
     method: str
@@ -66,6 +69,20 @@ class Exchange:
     query: str
     sent_bytes: int
     received_bytes: int
+    began: float
+    ended: float
+
+
+def round_trips(exchanges: list[Exchange]) -> list[Exchange]:
+    """The longest row of requests each of which began after the one before was answered: what a distant server costs.
+
+    Found by taking, again and again, the one that ends first of those that begin later.
+    """
+    row: list[Exchange] = []
+    for exchange in sorted(exchanges, key=lambda exchange: exchange.ended):
+        if not row or exchange.began >= row[-1].ended:
+            row.append(exchange)
+    return row
 
 
 class S3Proxy(Proxy):
@@ -76,10 +93,14 @@ class S3Proxy(Proxy):
         schedule: of faults.
         flippable: path of the objects whose bits may be flipped on their way to the reader.
         flip_once: flip each object at its first reading only.
+        distance_s: how long each request is under way before it reaches the server.
     """
 
-    def __init__(self, server_port: int, schedule: Schedule, flippable: str = "/", *, flip_once: bool = False) -> None:
+    def __init__(
+        self, server_port: int, schedule: Schedule, flippable: str = "/", *, flip_once: bool = False, distance_s: float = 0.0
+    ) -> None:
         super().__init__(server_port, schedule)
+        self._distance_s = distance_s
         self._flippable, self._flip_once = flippable, flip_once
         self._flipped: set[str] = set()
         self.exchanges: list[Exchange] = []
@@ -94,6 +115,7 @@ class S3Proxy(Proxy):
         with client.makefile("rb") as from_client, server.makefile("rb") as from_server:
             while (head := _read_head(from_client)) is not None:
                 request = Message(head, bytearray())
+                began = time.monotonic()
                 fault = self.schedule.draw()
                 if fault and fault.kind == "reset in request":
                     self.schedule.count(fault)
@@ -105,19 +127,22 @@ class S3Proxy(Proxy):
                 if fault and fault.kind in ("answer 429", "answer 503", "answer 500"):
                     client.sendall(_answer(fault.kind))
                     continue
+                if self._distance_s:
+                    time.sleep(self._distance_s)
                 server.sendall(request.head + request.body)
                 answer = _read_answer(from_server, request)
                 if answer is None:
                     reset(client)
                     return
-                self._note(request, answer)
+                self._note(request, answer, began)
                 if not self._after(client, request, answer, fault):
                     return
 
-    def _note(self, request: Message, answer: Message) -> None:
+    def _note(self, request: Message, answer: Message, began: float) -> None:
         method, target, _ = request.start.split(" ")
         path, _, query = target.partition("?")
-        self.exchanges.append(Exchange(method, unquote(path), query, len(request.body), len(answer.body)))
+        sizes = len(request.body), len(answer.body)
+        self.exchanges.append(Exchange(method, unquote(path), query, *sizes, began, time.monotonic()))
 
     def _before(self, client: socket.socket, request: Message, fault: Fault) -> bool:
         """Do what comes before the server; returns whether the connection goes on."""

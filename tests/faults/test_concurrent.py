@@ -45,6 +45,10 @@ def alone(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     return content(tmp_path / "alone")
 
 
+def plan_of(corpus: Corpus) -> Plan:
+    return prepare(corpus.request(), corpus.objects(), open_objects(corpus.store.url), Silent())
+
+
 def run_at_once(corpus: Corpus, directory: Path, tally: Tally, *options: list[str]) -> None:
     """Start builds together, and wait for all of them to end well."""
     builds = [
@@ -112,13 +116,13 @@ def test_a_build_of_an_older_catalog_spoils_no_complete_segment(
     """Two builds finish one begun segment; one of them no longer sees some of its captures, and is the last."""
     monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     everything = corpus.captures()
-    plan = prepare(corpus.request(), Silent())
+    plan = plan_of(corpus)
     (use,) = plan.segments
     objects = open_objects(corpus.store.url)
     segments.begin(objects, segments.begun_segment(objects, plan.spec, use.segment, len(use.rows)), use.rows)
-    whole = prepare(corpus.request(), Silent())
+    whole = plan_of(corpus)
     corpus.sql("UPDATE measurements SET approved = false WHERE id IN (5, 17)")
-    fewer = prepare(corpus.request(), Silent())
+    fewer = plan_of(corpus)
     assert [use.segment for use in fewer.segments] == [use.segment]
 
     def build_planned(planned: Plan) -> str:
@@ -135,7 +139,7 @@ def test_a_build_of_an_older_catalog_spoils_no_complete_segment(
 def test_a_chunk_cut_off_by_a_power_failure_is_written_again(
     corpus: Corpus, tally: Tally, alone: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = prepare(corpus.request(), Silent())
+    plan = plan_of(corpus)
     (use,) = plan.segments
     objects = open_objects(corpus.store.url)
     for chunk, data in enumerate((b"", b"half of a chunk", bytes(8 * 3 * 24 * 8 * 4 + 4))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from corpus_for_tests import Corpus
 from pages import Read, read_page
 
 from cli import main
+from featurestore.objects.objects import Location
 from featurestore.services import Running
 from trainer import TrackingRequest, fit
 from trainer.evaluate.charts import distance_groups, nearest_km
@@ -192,3 +194,16 @@ def test_distances_to_what_is_known() -> None:
         "1 to 3 km": [False, False, True, False],
         "over 100 km": [False, False, False, True],
     }
+
+
+def test_places_that_the_set_knows_are_used_unasked(world: World, training_corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(training_corpus.store.directory, tmp_path / "store")
+    corpus = replace(training_corpus, store=Location.parse(str(tmp_path / "store")))
+    (tmp_path / "r.csv").write_text("websdr_id,latitude,longitude,name\n1,45.5,7.5,One\n2,45.05,7.1,Two\n")
+    corpus.build(tag="placed", receivers=str(tmp_path / "r.csv"))
+    page = tmp_path / "page.html"
+    where = ["--store", str(corpus.store), "--features", "placed", "--split", "val", "--html", str(page), "--k", "0", "--quiet"]
+    done = CliRunner().invoke(main, ["evaluate", str(world.path.parents[1] / "run" / "last.ckpt"), *where])
+    assert done.exit_code == 0, done.output
+    assert "needs to know where receivers stand" not in page.read_text()
+    assert "; receivers, too" in page.read_text()

@@ -16,7 +16,7 @@ from featurestore.store.sessions import Sessions
 from featurestore.store.split import Split, hash_sessions
 from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.order import PADDING, OrderSpec
-from trainer.stream.session_order import SessionOrder, SessionPlan
+from trainer.stream.session_order import GROUP, SessionOrder, SessionPlan
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ def test_resuming_goes_on_exactly(world: World, spec: OrderSpec, data: st.DataOb
 
 
 def test_an_epoch_reads_few_chunks_twice_and_others_together() -> None:
-    """Seven receivers, one segment of 40 chunks: an arc of eight reads a ninth at most at each end."""
-    ids = np.random.default_rng(1).integers(0, 256, (2926, 16), np.uint8)
+    """Seven receivers, 401 chunks, arcs of eight: of four that follow one another, only the ends share chunks with others."""
+    ids = np.random.default_rng(1).integers(0, 256, (29300, 16), np.uint8)
     ids = ids[np.argsort(hash_sessions(ids))]
     n = 7 * len(ids)
     world = World(np.repeat(ids, 7, axis=0), np.tile(np.arange(7, dtype=np.int32), len(ids)), np.zeros(n, np.uint8), [(n, 512)])
@@ -186,8 +186,9 @@ def test_an_epoch_reads_few_chunks_twice_and_others_together() -> None:
         order = world.order(OrderSpec(32, shuffle=True, seed=3, epoch=epoch))
         plans = list(order.batches())
         reads = sum(len(plan.finished) for plan in plans)
-        assert len(order.table) == 41
-        assert reads <= 41 + 2 * len(order.units.count)
+        assert len(order.table) == 401
+        assert len(order.units.count) == 51
+        assert reads <= 401 + 51 / GROUP
         assert len(plans) == len(ids) // 32
         met.append([tuple(plan.session.tolist()) for plan in plans if isinstance(plan, SessionPlan)])
     assert set(met[0]).isdisjoint(met[1])

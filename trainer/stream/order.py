@@ -171,8 +171,11 @@ class EpochOrder:
     def _sequence(self) -> tuple[Index, Index]:
         """The chunks in this epoch's order, and (C + 1,) how many rows come before each."""
         count = self.units.count
-        order = self._permutation(len(count), CHUNKS) if self.spec.shuffle else np.arange(len(count))
+        order = self._drawn(len(count)) if self.spec.shuffle else np.arange(len(count))
         return order, np.concatenate([[0], np.cumsum(count[order])])
+
+    def _drawn(self, n_units: int) -> Index:
+        return self._permutation(n_units, CHUNKS)
 
     def batches(self, start_batch: int = 0) -> Iterator[BatchPlan]:
         """The plans of the epoch's batches from number `start_batch` on: what is skipped is not even drawn.
@@ -198,7 +201,8 @@ class EpochOrder:
                 rows = rows[max(0, position - max(begin, before[chunks.start])) :]  # of the first pool: what is skipped
                 is_last = chunks.stop == last
                 rows, carried = _cut(np.concatenate([carried, rows]), size, is_last)
-                plans = self._plan(rows, carried)
+                coming = self._part(order[chunks.stop], before[chunks.stop], begin, end) if chunks.stop < last else rows[:0]
+                plans = self._plan(rows, carried, coming)
                 planned += len(plans)
                 yield from plans
                 position = 0
@@ -212,8 +216,14 @@ class EpochOrder:
         """The rows of a chunk that are the rank's, when `before` rows come before it."""
         return self.units.rows(chunk)[max(0, begin - before) : max(0, end - before)]
 
-    def _plan(self, rows: Index, carried: Index) -> list[BatchPlan]:
-        """Plans of the batches that `rows`, in the order in which they are served, are cut into; `carried` come later."""
+    def _plan(self, rows: Index, carried: Index, coming: Index) -> list[BatchPlan]:  # noqa: ARG002 - chunks have no row in common
+        """Plans of the batches that `rows`, in the order in which they are served, are cut into.
+
+        Args:
+            rows: to be served now.
+            carried: of this pool, to be served with the next one.
+            coming: what the next pool begins with.
+        """
         # For all batches of the pool at once: batch by batch, numpy's calls would take longer than the gather.
         size, n_rows = self.spec.batch_size, len(rows)
         whole = n_rows // size * size

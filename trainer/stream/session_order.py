@@ -3,22 +3,24 @@
 All segments of a set lie in the order of the circle, so an interval of it (an arc) is a range of chunks in each of them: the
 rows of a session are in reach together, wherever they lie. An arc is as long as makes it `pool_chunks` chunks; it takes the
 place that a pool of chunks has in the order of rows, and all else is as there. In a drawn order the cuts between arcs
-move from epoch to epoch, so that a session meets others. A chunk on a cut is read for both of its arcs.
+move from epoch to epoch, so that a session meets others. A few neighbouring arcs follow one another, since a chunk on a cut is
+needed for both of its arcs: only those at the ends of such a group are read twice.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from featurestore.store.sessions import Sessions
 from trainer.stream.chunk_table import ChunkTable, Index
-from trainer.stream.order import ARCS, PADDING, BatchPlan, EpochOrder, OrderSpec, Tensors, finished_after
+from trainer.stream.order import ARCS, CHUNKS, PADDING, BatchPlan, EpochOrder, OrderSpec, Tensors, finished_after
+
+GROUP = 4
+"""Neighbouring arcs that follow one another; in a set of few arcs fewer."""
 
 
 @dataclass(frozen=True)
@@ -70,31 +72,31 @@ class SessionPlan(BatchPlan):
     Attributes:
         session: (b,) numbers in the split's `Sessions`, ascending; or `PADDING` alone.
         width: r, places of a session: rows of the batch's largest.
-        place: (n,) where in the batch each of `rows` goes, session · width + place in its session.
+        places: (session · width,) the row in each place, `PADDING` where a session has none.
+        receiver: (session · width,) the receiver in each place, `PADDING` where there is none.
         runs: (piece, first local row, first place, rows) of each run, by piece.
     """
 
     session: Index
     width: int
-    place: Index
+    places: Index
+    receiver: Index
     runs: Sequence[tuple[int, int, int, int]]
 
     @property
     def n_places(self) -> int:
         """Tensors of the batch, absent ones too."""
-        return len(self.session) * self.width
+        return len(self.places)
 
-    @cached_property
+    @property
     def in_places(self) -> Index:
         """(n_places,) the row of each, `PADDING` where a session has none."""
-        rows = np.full(self.n_places, PADDING)
-        rows[self.place] = self.rows
-        return rows
+        return self.places
 
     def copy_to(self, buffer: Tensors, chunks: Sequence[Tensors], part: int, parts: int) -> None:
         """Copy one part of the runs out of the chunks; with the first part, what is absent becomes 0."""
         if part == 0 and self.n_places > len(self.rows):
-            buffer[: self.n_places][self.in_places < 0] = 0
+            buffer[: self.n_places][self.places < 0] = 0
         for piece, local, place, n in self.runs[part * len(self.runs) // parts : (part + 1) * len(self.runs) // parts]:
             buffer[place : place + n] = chunks[piece][local : local + n]
 
@@ -118,44 +120,45 @@ class SessionOrder(EpochOrder):
 
     def _padding(self) -> BatchPlan:
         none = np.zeros(0, np.int64)
-        return SessionPlan(none, none, [], [0], [], np.array([PADDING]), 1, none, [])
+        nobody = np.array([PADDING])
+        return SessionPlan(none, none, [], [0], [], nobody, 1, nobody, nobody, [])
 
-    def _plan(self, rows: Index, carried: Index) -> list[BatchPlan]:
-        """Plans of the batches that sessions, in the order in which they are served, are cut into; `carried` come later."""
+    def _drawn(self, n_units: int) -> Index:
+        """Arcs in groups of neighbours, so that most of the chunks on cuts are needed twice in a row, and read once."""
+        size = min(GROUP, max(1, n_units // GROUP))
+        groups = self._permutation(-(-n_units // size), CHUNKS)
+        arcs = (groups[:, None] * size + np.arange(size)).ravel()
+        return arcs[arcs < n_units]
+
+    def _plan(self, rows: Index, carried: Index, coming: Index) -> list[BatchPlan]:
+        """Plans of the batches that sessions, in the order in which they are served, are cut into; see `EpochOrder`."""
         size, served = self.spec.batch_size, len(rows)
-        batch = np.arange(served) // size
-        session = rows[np.lexsort((rows, batch))]
-        n_rows = self.sessions.n_rows[session]
-        width = np.maximum.reduceat(n_rows, np.arange(0, served, size)) if served else n_rows
-        line = np.repeat(np.arange(served), n_rows)  # of each row below, its session's place in `session`
-        within = np.arange(len(line)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
-        row = self.sessions.rows[self.sessions.begin[session][line] + within]
-        place = (line % size) * width[line // size] + within
-        by_row = np.lexsort((row, line // size))  # within a batch in the order of the set
-        row, place, line = row[by_row], place[by_row], line[by_row]
+        session = rows[np.lexsort((rows, np.arange(served) // size))]  # ascending in each batch
+        width = np.maximum.reduceat(self.sessions.n_rows[session], np.arange(0, served, size)) if served else rows
+        at, place, batch = self._placed(session, width)
+        row = self.sessions.rows[at]
+        places_begin = np.concatenate([[0], np.cumsum(width * np.bincount(np.arange(served) // size, minlength=len(width)))])
+        places, receiver = (np.full(places_begin[-1], PADDING) for _ in range(2))  # of all batches, one after the other
+        places[places_begin[batch] + place] = row
+        receiver[places_begin[batch] + place] = self.sessions.websdr_id[at]
         chunk_of = self._chunk_of(row)
         local = row - self.table.first_row[chunk_of]
-        new_batch = np.ones(len(row), bool)
-        new_batch[1:] = line[1:] // size != line[:-1] // size
-        new_piece = new_batch.copy()
-        new_piece[1:] |= chunk_of[1:] != chunk_of[:-1]
-        new_run = new_piece.copy()
-        new_run[1:] |= (np.diff(local) != 1) | (np.diff(place) != 1)
-        pieces, runs = np.flatnonzero(new_piece), np.flatnonzero(new_run)
-        batch_of = line // size
-        finished = finished_after(chunk_of[pieces], batch_of[pieces], self._chunk_of(self._rows_of(carried)))
-        row_begin = np.searchsorted(batch_of, np.arange(math.ceil(served / size) + 1)).tolist()
-        piece_begin = np.searchsorted(pieces, row_begin).tolist()
-        run_begin = np.searchsorted(runs, row_begin).tolist()
-        run_piece = (np.cumsum(new_piece) - 1)[runs].tolist()
-        run_local, run_place = local[runs].tolist(), place[runs].tolist()
-        run_rows = np.diff([*runs.tolist(), len(row)]).tolist()
-        chunks, starts = chunk_of[pieces].tolist(), pieces.tolist()
+        begins_piece = np.ones(len(row), bool)  # a piece: rows of one chunk in one batch
+        begins_piece[1:] = (np.diff(batch) != 0) | (np.diff(chunk_of) != 0)
+        begins_run = begins_piece.copy()  # a run: rows that are neighbours in their chunk and in the batch
+        begins_run[1:] |= (np.diff(local) != 1) | (np.diff(place) != 1)
+        pieces, runs = np.flatnonzero(begins_piece), np.flatnonzero(begins_run)
+        later = self._chunk_of(self._rows_of(np.concatenate([carried, coming])))
+        finished = finished_after(chunk_of[pieces], batch[pieces], later)
+        row_begin = np.searchsorted(batch, np.arange(len(width) + 1)).tolist()
+        piece_begin, run_begin = (np.searchsorted(each, row_begin).tolist() for each in (pieces, runs))
+        piece_of_run = np.cumsum(begins_piece)[runs] - 1 - np.array(piece_begin)[batch[runs]]
+        run_rows = np.diff(runs, append=len(row))
+        all_runs = list(zip(*(each.tolist() for each in (piece_of_run, local[runs], place[runs], run_rows)), strict=True))
+        chunks, starts, bounds = chunk_of[pieces].tolist(), pieces.tolist(), places_begin.tolist()
         plans: list[BatchPlan] = []
         for number, (first, stop) in enumerate(pairwise(row_begin)):
             mine = slice(piece_begin[number], piece_begin[number + 1])
-            of_runs = slice(run_begin[number], run_begin[number + 1])
-            in_batch = [piece - mine.start for piece in run_piece[of_runs]]
             plans.append(
                 SessionPlan(
                     row[first:stop],
@@ -165,12 +168,34 @@ class SessionOrder(EpochOrder):
                     finished.get(number, []),
                     session[number * size : (number + 1) * size],
                     int(width[number]),
-                    place[first:stop],
-                    list(zip(in_batch, run_local[of_runs], run_place[of_runs], run_rows[of_runs], strict=True)),
+                    places[bounds[number] : bounds[number + 1]],
+                    receiver[bounds[number] : bounds[number + 1]],
+                    all_runs[run_begin[number] : run_begin[number + 1]],
                 )
             )
         return plans
 
+    def _placed(self, session: Index, width: Index) -> tuple[Index, Index, Index]:
+        """The rows of sessions that are served in this order, within a batch in the order of the set.
+
+        Returns:
+            (n,) places in `Sessions.rows`; (n,) the place of each in its batch, session · width + place in its session; (n,)
+            number of its batch.
+        """
+        n_rows = self.sessions.n_rows[session]
+        line = np.repeat(np.arange(len(session)), n_rows)  # of each row, its session's place in `session`
+        within = np.arange(len(line)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+        batch, in_batch = np.divmod(line, self.spec.batch_size)
+        at = self._at(session)
+        order = np.lexsort((self.sessions.rows[at], batch))
+        return at[order], (in_batch * width[batch] + within)[order], batch[order]
+
     def _rows_of(self, session: Index) -> Index:
-        begin, rows = self.sessions.begin, self.sessions.rows
-        return np.concatenate([rows[:0], *(rows[begin[each] : begin[each + 1]] for each in session.tolist())])
+        return self.sessions.rows[self._at(session)]
+
+    def _at(self, session: Index) -> Index:
+        """(n,) places in `Sessions.rows` of all rows of sessions."""
+        n_rows = self.sessions.n_rows[session]
+        starts = self.sessions.begin[session] - (np.cumsum(n_rows) - n_rows)
+        at: Index = np.repeat(starts, n_rows) + np.arange(n_rows.sum())
+        return at

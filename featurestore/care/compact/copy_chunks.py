@@ -73,7 +73,7 @@ def merge_chunk(task: MergeChunk) -> ChunkDone:
     """Copy the rows, write the chunk of every array, and note what was written."""
     objects, segment = open_objects(task.store_url), task.segment
     buffers = {name: ChunkBuffer(segment.layout(name)) for name in task.arrays}
-    rows = segment.logmel().rows(task.chunk)
+    rows = segment.logmel.rows(task.chunk)
     n_bytes = 0
     for source, name, found, n_read in _read_ahead(objects, task):
         buffers[name].rows[source.targets] = found[source.rows]

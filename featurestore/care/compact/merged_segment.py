@@ -92,8 +92,7 @@ class Compaction:
         arrays = (*COMPUTED, self._features)
         noted = on_disk.read_parts(self._objects, self.segment)
         whole = {chunk: part for chunk, part in noted.items() if part.crc32c.keys() >= {*arrays}}
-        on_disk.begin(self._objects, self.segment, self.facts.take(self.index))
-        on_disk.declare_features(self._objects, self.segment, self._opened.manifest.basis)
+        on_disk.begin(self._objects, self.segment, self.facts.take(self.index), self._opened.manifest.basis)
         parts, n_bytes = self._copy(progress, workers, scheduler, whole, arrays)
         of_this_basis = {
             chunk: Part({name: part.crc32c[name] for name in arrays}, part.rejected) for chunk, part in parts.items()
@@ -110,7 +109,7 @@ class Compaction:
         """Run the tasks of all chunks that are not whole yet."""
         parts, n_bytes = dict(whole), 0
         progress.start("merge segments", self.segment.n_rows, "rows")
-        layout = self.segment.logmel()
+        layout = self.segment.logmel
         progress.advance(sum(len(layout.rows(chunk)) for chunk in whole))
         with open_runner(workers, scheduler, progress, self.segment.n_chunks - len(whole)) as runner:
             for done in runner.run(merge_chunk, self._tasks(whole, arrays)):
@@ -129,7 +128,7 @@ class Compaction:
         for number in range(self.segment.n_chunks):
             if number in whole:
                 continue
-            rows = self.segment.logmel().rows(number)
+            rows = self.segment.logmel.rows(number)
             here = slice(rows.start, rows.stop)
             order = np.argsort(unit[here], kind="stable")
             units, starts = np.unique(unit[here][order], return_index=True)

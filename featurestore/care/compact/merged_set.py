@@ -77,16 +77,14 @@ def publish_compacted(opened: FeatureSet, version: str, segment: Segment, index:
         ServiceUnavailableError: when `features gc` removes the segment meanwhile.
     """
     labels = Labels(*(getattr(opened.labels, field.name)[index] for field in fields(Labels)))
-    crcs, metadata = sets.write_labels(opened.objects, version, labels)
     manifest = replace(
         opened.manifest,
         version=version,
         segments=(SegmentRef(segment.segment, segment.n_rows),),
         counts={**opened.manifest.counts, "reused": opened.manifest.counts["rows"], "computed": 0},
-        labels=crcs,
         parent=opened.version,
         software=versions(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         seconds=round(time.monotonic() - began, 3),
     )
-    sets.publish(opened.objects, manifest, metadata, opened.rejected, opened.receivers)
+    sets.publish(opened.objects, manifest, labels, opened.rejected, opened.receivers)

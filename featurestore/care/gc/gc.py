@@ -139,13 +139,14 @@ def sweep(objects: Objects, garbage: Garbage, progress: Progress | None = None) 
     sweep_stale(objects)
     removed: list[Item] = []
     if garbage.items:
-        with announce(objects, [item.path for item in garbage.items]) as renew:
+        with announce(objects, [item.path for item in garbage.items]) as notice:
             progress.start("look at the sets again", 1, "times")
             used = _used_since(objects, garbage)
             progress.start("remove", sum(len(item.things.objects) for item in garbage.items), "objects")
             for item in garbage.items:
-                renew()
+                notice.renew()
                 if item.path not in used and _is_unchanged(objects, item):
+                    notice.removing(item.path)
                     removed.append(item)
                     first = [key for key in item.first if key in item.things.objects]
                     for keys in (first, list(item.things.objects.keys() - {*first})):

@@ -90,7 +90,7 @@ def _moments(shop: Workshop, origin: _Origin, train: np.ndarray[Any, np.dtype[np
     for name in origin.segments:
         marker = read_marker(shop.objects, shop.spec.id, name)
         segment = complete_segment(shop.spec, marker)
-        layout = segment.logmel()
+        layout = segment.logmel
         for chunk, crc in enumerate(marker["chunks"]["logmel"]):
             rows = layout.rows(chunk)
             mask = train[start + rows.start : start + rows.stop]

@@ -63,9 +63,9 @@ def _compare(shop: Workshop, segment: Segment, reason: np.ndarray[tuple[int], np
         StoreError: when not.
     """
     for chunk in range(segment.n_chunks):
-        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel(), chunk)
-        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content(), chunk)
-        start = segment.logmel().rows(chunk).start
+        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel, chunk)
+        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content, chunk)
+        start = segment.logmel.rows(chunk).start
         for row, tensor in enumerate(logmel):
             valid = reason[start + row] == Reason.VALID
             if (content_digest(tensor) != content[row]).any() if valid else not np.isnan(tensor).all():

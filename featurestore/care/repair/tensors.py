@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.build.chunk_tasks import compute_rows, content_digest
+from featurestore.build.chunk_tasks import content_digest
+from featurestore.build.rows_from_iq import compute_rows
 from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.care.verify.agreement import features_agree
@@ -22,7 +23,7 @@ Float32 = npt.NDArray[np.float32]
 
 def sources_wanted(shop: Workshop, place: Place) -> list[bytes]:
     """Digests of the recordings that a chunk of log-mel comes from."""
-    rows = shop.segment(place.segment).logmel().rows(place.chunk)
+    rows = shop.segment(place.segment).logmel.rows(place.chunk)
     part = slice(rows.start, rows.stop)
     valid = shop.reason(place.segment)[part] == Reason.VALID
     return [digest.tobytes() for digest in shop.facts(place.segment).source_digest[part][valid]]
@@ -31,7 +32,7 @@ def sources_wanted(shop: Workshop, place: Place) -> list[bytes]:
 def repair_logmel(shop: Workshop, place: Place) -> str:
     """A chunk of log-mel, computed from IQ."""
     segment = shop.segment(place.segment)
-    layout = segment.logmel()
+    layout = segment.logmel
     buffer = ChunkBuffer(layout)
     n_rows = len(layout.rows(place.chunk))
     logmel: Float32 = buffer.rows[:n_rows]
@@ -48,7 +49,7 @@ def repair_logmel(shop: Workshop, place: Place) -> str:
         return f"computed from IQ again; the checksum that it had is lost, but {proof}"
     crcs = {"logmel": crc}
     if "content" in shop.marker(place.segment)["chunks"]:
-        content = segment.content()
+        content = segment.content
         sealed = ChunkBuffer(content)
         sealed.rows[:n_rows] = _digests(logmel, valid)
         crcs["content"] = sealed.seal(n_rows)
@@ -63,7 +64,7 @@ def repair_logmel(shop: Workshop, place: Place) -> str:
 def repair_content(shop: Workshop, place: Place) -> str:
     """A chunk of `content`, from log-mel."""
     segment = shop.segment(place.segment)
-    rows = segment.logmel().rows(place.chunk)
+    rows = segment.logmel.rows(place.chunk)
     valid = shop.reason(place.segment)[rows.start : rows.stop] == Reason.VALID
     digests = _digests(_read_logmel(shop, segment, place.chunk), valid)
     return f"made again from log-mel{_write(shop, segment, place, digests)}"
@@ -81,7 +82,7 @@ def repair_features(shop: Workshop, place: Place) -> str:
 
 def _compute(shop: Workshop, place: Place, segment: Segment, out: Float32) -> npt.NDArray[np.bool_]:
     """Fill the rows of a chunk: rejected ones with NaN. Returns which are valid."""
-    rows = segment.logmel().rows(place.chunk)
+    rows = segment.logmel.rows(place.chunk)
     part = slice(rows.start, rows.stop)
     facts = shop.facts(place.segment)
     valid: npt.NDArray[np.bool_] = shop.reason(place.segment)[part] == Reason.VALID
@@ -159,7 +160,7 @@ def _digests(logmel: Float32, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.ui
 
 
 def _read_logmel(shop: Workshop, segment: Segment, chunk: int) -> Float32:
-    layout = segment.logmel()
+    layout = segment.logmel
     key = f"{segment.path}/logmel/{layout.key(chunk)}"
     if key in shop.damaged:
         raise UnrepairableError(f"it comes from {shop.objects.location}/{key}, which could not be repaired; restore that first")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.build.chunk_tasks import compute_rows
+from featurestore.build.rows_from_iq import compute_rows
 from featurestore.care.verify.agreement import TOLERANCE_DB, features_agree, logmel_difference
 from featurestore.care.verify.inspection import Inspector
 from featurestore.care.verify.recordings import Sources, find_sources
@@ -154,7 +154,7 @@ class _Comparison:
         _, rejected = compute_rows(self._raw, windows, self._compute, exact)
         exact[list(rejected)] = 0
         normalized = np.stack([(represent(spec, row) - basis.mean[..., None]) / basis.std[..., None] for row in exact])
-        logmel = read_rows(objects, f"{segment.path}/logmel", segment.logmel(), rows)
+        logmel = read_rows(objects, f"{segment.path}/logmel", segment.logmel, rows)
         features = read_rows(objects, f"{segment.path}/{features_name(basis.id)}", segment.features(basis.id), rows)
         difference = logmel_difference(logmel, exact)
         agree = features_agree(spec, features, exact, normalized, basis.std)
@@ -174,7 +174,7 @@ class _Comparison:
     def _urls(self, segment: Segment, row: int) -> tuple[str, str]:
         """The chunks that hold a row: of logmel, and of features."""
         root, basis = f"{self._opened.objects.location}/{segment.path}", self._opened.basis.id
-        key = segment.logmel().key(row // segment.chunk_rows)
+        key = segment.logmel.key(row // segment.chunk_rows)
         return f"{root}/logmel/{key}", f"{root}/{features_name(basis)}/{key}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.build.chunk_tasks import RawWindows
+from featurestore.build.rows_from_iq import RawWindows
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress
 from featurestore.source.listing import source_digest

@@ -38,6 +38,7 @@ class IngestOptions:
         split_seconds: cut each recording into consecutive captures of this length; `None` leaves it whole.
         dtype: `complex64` or `complex128`.
         jobs: recordings converted at the same time.
+        receivers: CSV of where receivers stand, before what labels say: a file or `s3://…`.
 
     Raises:
         UsageError: when a value is impossible.
@@ -49,6 +50,7 @@ class IngestOptions:
     split_seconds: float | None = None
     dtype: ComplexName = "complex64"
     jobs: int = 2
+    receivers: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("resample_to_hz", "sample_rate_hz", "split_seconds"):
@@ -201,7 +203,7 @@ def origin_notes(recording: Recording, label: Label) -> list[str]:
     }
     used = {name: source for name, source in recording.origins.items() if getattr(label, name) is None}
     return [
-        f"{' and '.join(values[name] for name in values if used.get(name) == source)} from {source}"
+        f"{', '.join(values[name] for name in values if used.get(name) == source)} from {source}"
         for source in dict.fromkeys(used.values())
     ]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featurestore.corpus.ingest.facts import complete
+from featurestore.corpus.ingest.headers.facts import complete
+from featurestore.corpus.ingest.headers.names import parse_name
 from featurestore.corpus.ingest.levels import check_levels
-from featurestore.corpus.ingest.names import parse_name
 from featurestore.corpus.ingest.npy_files import read_npy
 from featurestore.corpus.ingest.samples import RAW_FORMATS, Recording, read_raw
 from featurestore.corpus.ingest.sigmf_files import ARCHIVE, DATA, META, read_sigmf
@@ -55,6 +55,8 @@ def read_recording(path: Path, stated_format: str | None = None) -> Recording:
         raise DataQualityError("is a directory; name a file in it")
     if not path.is_file():
         raise DataQualityError("does not exist; correct the name in the labels")
+    if path.stat().st_size == 0:
+        raise DataQualityError("is empty (0 bytes); record or copy it again")
     kind = stated_format or _guess(path)
     if kind == "npy":
         recording = read_npy(path)
@@ -87,7 +89,8 @@ def _guess(path: Path) -> str:
     kind = kind or (facts and facts.sample_format) or _by_first_bytes(path)
     if kind is None:
         raise DataQualityError(
-            f"ends in {path.suffix!r}, which does not tell its format; add a 'format' to its label: one of {', '.join(FORMATS)}"
+            f"ends in {path.suffix!r}, which does not tell its format; add a 'format' to its label, such as cf32 (GNU Radio), "
+            f"cu8 (rtl_sdr), cs8 (HackRF) or cs16 (SoapySDR): one of {', '.join(FORMATS)}"
         )
     return kind
 

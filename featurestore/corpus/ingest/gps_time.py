@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 from featurestore.corpus.ingest.times import NS
 
@@ -24,9 +22,6 @@ LEAP_SECONDS = (
 )
 """A leap second after the last entry would put every time one second off, all receivers alike: delays stay right."""
 
-NAMED_TIME = re.compile(r"(?<!\d)(\d{8}T\d{6})Z?(?![\dT])")
-"""As kiwirecorder names its files: 20200813T065220Z_77500_HB9ODP_iq.wav."""
-
 
 def gps_to_unix_ns(week_second: float, near: datetime) -> int:
     """Unix time in ns of a second in the GPS week that puts it nearest to `near`, which may be off by three days.
@@ -41,16 +36,6 @@ def gps_to_unix_ns(week_second: float, near: datetime) -> int:
     whole_s = int(week_second // 1)
     second = week * WEEK_S + whole_s + GPS_EPOCH_UNIX_S
     return (second - _ahead_s(second - ahead_s)) * NS + round((week_second - whole_s) * NS)
-
-
-def named_time(path: Path) -> datetime | None:
-    """The time that a file's name tells, if it does."""
-    for text in NAMED_TIME.findall(path.name):
-        try:
-            return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-        except ValueError:  # digits of another kind
-            continue
-    return None
 
 
 def _ahead_s(unix_s: float) -> int:

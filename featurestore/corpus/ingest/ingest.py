@@ -19,6 +19,7 @@ import numpy as np
 from featurestore.corpus.ingest.conversion import Capture, IngestOptions, origin_notes, plan_captures, rate_notes
 from featurestore.corpus.ingest.formats import known_by_name, read_recording
 from featurestore.corpus.ingest.ingested import Ingested
+from featurestore.corpus.ingest.label_receivers import gather_receivers
 from featurestore.corpus.ingest.labels import Label, Labels, Remark, parse_session, read_labels
 from featurestore.corpus.ingest.samples import Complex
 from featurestore.corpus.ingest.sigmf_files import companions
@@ -26,7 +27,9 @@ from featurestore.corpus.ingest.snr import estimate_snr_db
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Progress, Silent
-from featurestore.source.catalog import CaptureRecord, create_table, record
+from featurestore.source.captures import layout_metadata
+from featurestore.source.catalog import CaptureRecord, create_table, record, record_receivers
+from featurestore.source.receivers import read_receivers
 
 RECORD_BATCH = 1000
 """Captures per catalog transaction: an interrupted run keeps what it has recorded."""
@@ -71,6 +74,7 @@ def ingest(  # noqa: PLR0913, PLR0917 - four places and two ways: each is given 
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory; name the one that holds the recordings")
     labels = read_labels(labels_file)
+    given = None if options.receivers is None else read_receivers(options.receivers)
     objects = Objects(raw)
     if not raw.is_local:
         objects.check()
@@ -90,6 +94,9 @@ def ingest(  # noqa: PLR0913, PLR0917 - four places and two ways: each is given 
             result.add_rows(record(conninfo, pending))
             pending = []
     result.add_rows(record(conninfo, pending))
+    receivers, remarks = gather_receivers((label for label, _ in work), given)
+    result.notes += remarks
+    result.receivers = record_receivers(conninfo, receivers)
     result.seconds = time.monotonic() - began
     return result
 
@@ -98,7 +105,7 @@ def write_capture(objects: Objects, key: str, samples: Complex) -> tuple[bool, i
     """Write samples as .npy unless they are there already; returns whether they were written, and the size in bytes."""
     buffer = io.BytesIO()
     np.save(buffer, samples, allow_pickle=False)
-    return objects.put_if_changed(key, buffer.getvalue()), buffer.tell()
+    return objects.put_if_changed(key, buffer.getvalue(), layout_metadata(buffer.getvalue())), buffer.tell()
 
 
 def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work: tuple[Label, UUID]) -> _Outcome:

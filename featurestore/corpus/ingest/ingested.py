@@ -23,6 +23,7 @@ class Ingested:
         snr_estimated: captures without a labelled SNR for which one was estimated.
         snr_unknown: captures for which neither was possible.
         catalog: what happened to the rows.
+        receivers: whose place was new to the catalog, or had changed.
         skipped: the files that did not go in, with the reasons.
         notes: what else to know of a file.
         unlabelled: recordings in the directory that no label names.
@@ -37,6 +38,7 @@ class Ingested:
     snr_estimated: int = 0
     snr_unknown: int = 0
     catalog: Recorded = field(default_factory=lambda: Recorded(0, 0, 0))
+    receivers: int = 0
     skipped: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     unlabelled: int = 0
@@ -71,6 +73,8 @@ class Ingested:
         yield f"catalog: {rows.inserted:,} rows inserted, {rows.updated:,} updated, {rows.unchanged:,} unchanged"
         if self.snr_estimated or self.snr_unknown:
             yield f"SNR without a label: estimated for {self.snr_estimated:,} captures, unknown for {self.snr_unknown:,}"
+        if self.receivers:
+            yield f"receivers: {self.receivers:,} whose place was new or has changed"
         if self.unlabelled:
             yield f"{self.unlabelled:,} recordings in the directory have no label"
         yield from (f"note: {remark.file}: {remark.text}" for remark in self.notes)

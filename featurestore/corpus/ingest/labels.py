@@ -14,6 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from featurestore.corpus.ingest.formats import FORMATS
 from featurestore.corpus.ingest.times import parse_time
 from featurestore.errors import DataQualityError, UsageError
+from featurestore.source.receivers import ALTITUDES_M
 from featurestore.source.tables import EXPECTED as EXPECTED_OF_RECEIVERS
 from featurestore.source.tables import read_csv, receiver_number, require_columns, within
 
@@ -43,6 +44,10 @@ class Label:
         format: one of `FORMATS`, when the file's ending does not tell.
         swap_iq: whether Q is stored before I; `None` follows the option.
         time_sigma_s: one standard deviation of the time that the recording itself states for its first sample.
+        receiver_latitude: where the receiver stands, WGS84 degrees.
+        receiver_longitude: likewise.
+        receiver_altitude_m: above the sea.
+        receiver_name: of the receiver.
     """
 
     file: str
@@ -58,6 +63,10 @@ class Label:
     format: str | None = None
     swap_iq: bool | None = None
     time_sigma_s: float | None = None
+    receiver_latitude: float | None = None
+    receiver_longitude: float | None = None
+    receiver_altitude_m: float | None = None
+    receiver_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,10 @@ def parse_label(values: dict[str, Any]) -> Label:
         format=_optional(values, "format", _format),
         swap_iq=_optional(values, "swap_iq", _yes_or_no),
         time_sigma_s=_optional(values, "time_sigma_s", _positive),
+        receiver_latitude=_optional(values, "receiver_latitude", within(-90, 90)),
+        receiver_longitude=_optional(values, "receiver_longitude", within(-180, 180)),
+        receiver_altitude_m=_optional(values, "receiver_altitude_m", within(*ALTITUDES_M)),
+        receiver_name=_optional(values, "receiver_name", _text),
     )
 
 
@@ -182,6 +195,10 @@ EXPECTED = {
     "format": f"one of {', '.join(FORMATS)}",
     "swap_iq": "true or false",
     "time_sigma_s": "seconds above 0, such as 1e-7",
+    "receiver_latitude": EXPECTED_OF_RECEIVERS["latitude"],
+    "receiver_longitude": EXPECTED_OF_RECEIVERS["longitude"],
+    "receiver_altitude_m": f"metres from {ALTITUDES_M[0]} to {ALTITUDES_M[1]}",
+    "receiver_name": "a name",
 }
 
 

@@ -70,7 +70,7 @@ class Recording:
         sample_rate_hz: the rate that the header states.
         gps_rate_hz: the true rate, measured against GPS time.
         frequency_mhz: centre frequency that the header states.
-        timestamp: time of the first sample that the header states; of a KiwiSDR's, what the file's name says, to find the week.
+        timestamp: time of the first sample that the header states.
         gps_start_s: time of the first sample in seconds of the GPS week, as the stamps have it; `start_time_ns` is `None` then.
         start_time_ns: time of the first sample that the header states, Unix time in ns.
         time_sigma_s: one standard deviation of either; `None`: unknown.

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.corpus.ingest.headers.xml_header import XmlError, parse_xml
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.corpus.ingest.times import parse_time
-from featurestore.corpus.ingest.xml_header import XmlError, parse_xml
 from featurestore.errors import DataQualityError
 from featurestore.source.npy_header import brief
 

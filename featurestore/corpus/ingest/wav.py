@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.corpus.ingest.auxi import MAX_BYTES, SOURCE, parse_auxi
-from featurestore.corpus.ingest.facts import Facts, complete
-from featurestore.corpus.ingest.gps_time import named_time
+from featurestore.corpus.ingest.headers.auxi import MAX_BYTES, SOURCE, parse_auxi
+from featurestore.corpus.ingest.headers.facts import Facts, complete
+from featurestore.corpus.ingest.headers.riff import Chunk, walk
 from featurestore.corpus.ingest.kiwi import STAMP_BYTES, GpsClock, measure_rate, parse_stamps
-from featurestore.corpus.ingest.riff import Chunk, walk
 from featurestore.corpus.ingest.samples import PACKED_24_BIT, RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
 from featurestore.errors import DataQualityError
 
@@ -75,7 +74,6 @@ def read_wav(path: Path) -> Recording:
         number,
         rate_hz,
         clock.rate_hz,
-        timestamp=None if clock.start_s is None else named_time(path),
         gps_start_s=clock.start_s,
         time_sigma_s=clock.sigma_s,
         steps=clock.steps,

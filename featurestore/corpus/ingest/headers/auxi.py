@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from datetime import UTC, datetime
 
-from featurestore.corpus.ingest.facts import Facts
-from featurestore.corpus.ingest.xml_header import XmlError, parse_xml
+from featurestore.corpus.ingest.headers.facts import Facts
+from featurestore.corpus.ingest.headers.xml_header import XmlError, parse_xml
 
 MAX_BYTES = 1 << 16
 SOURCE = "its auxi chunk"

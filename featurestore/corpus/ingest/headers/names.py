@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from featurestore.corpus.ingest.facts import Facts
+from featurestore.corpus.ingest.headers.facts import Facts
 
 UNITS = {"": 1.0, "hz": 1.0, "k": 1e3, "khz": 1e3, "m": 1e6, "mhz": 1e6, "g": 1e9, "ghz": 1e9}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -76,7 +76,7 @@ PATTERNS = (
     ),
     # g001_433.92M_250k.cu8
     _pattern(
-        "rtl_433",
+        "as rtl_433 writes it",
         r"(?P<f>\d+(?:\.\d+)?)(?P<u>M)_(?P<rate>\d+(?:\.\d+)?)(?P<ru>[kM])(?=\.c[usf]\d+$)",
         sure_utc=True,
     ),
