@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.source.recording import Recording, digest_of, session_inputs
 from featurestore.source.snapshot import NO_TIMESTAMP, Listing, Snapshot
-from featurestore.source.timed import Recording, digest_of, session_inputs
 from featurestore.store.split import unique_sessions
 
 ALONE = -1

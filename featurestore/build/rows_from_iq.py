@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from featurestore.objects.objects import Objects
 from featurestore.source.captures import CaptureRead, CaptureReader, Layout, Samples, not_finite
-from featurestore.source.timed import Recording, overlap, read_layout
+from featurestore.source.recording import Recording
+from featurestore.source.timed import overlap, read_layout
 from featurestore.tensor.mel import LogMel
 from featurestore.tensor.rejection import Reason, Rejection
 

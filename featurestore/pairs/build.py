@@ -21,7 +21,7 @@ from featurestore.pairs.spec import PairSpec
 from featurestore.progress import Progress
 from featurestore.source import catalog
 from featurestore.source.listing import RawListing
-from featurestore.source.timed import Recording
+from featurestore.source.recording import Recording
 from featurestore.store import sets
 from featurestore.store.presence import require_kept
 from featurestore.store.segments import read_marker

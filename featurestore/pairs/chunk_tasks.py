@@ -29,7 +29,8 @@ from featurestore.pairs.segments import (
 )
 from featurestore.pairs.spec import PairSpec
 from featurestore.source.captures import Layout
-from featurestore.source.timed import Recording, read_layout
+from featurestore.source.recording import Recording
+from featurestore.source.timed import read_layout
 from featurestore.store.chunks import ChunkBuffer
 from featurestore.tensor.rejection import Rejection
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from featurestore.pairs.rows import PairRows, pack
 from featurestore.pairs.spec import PairSpec
+from featurestore.source.recording import digest_of, session_inputs
 from featurestore.source.snapshot import MISSING, NO_TIMESTAMP, Listing, Snapshot
-from featurestore.source.timed import digest_of, session_inputs
 from featurestore.store.split import assign, hash_sessions, on_earth
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import SplitSpec

@@ -13,7 +13,8 @@ from featurestore.delay.heard import NS, Heard
 from featurestore.errors import ShortObjectError
 from featurestore.objects.objects import Objects
 from featurestore.source.captures import Layout, check_samples, not_finite
-from featurestore.source.timed import Recording, read_bytes
+from featurestore.source.recording import Recording
+from featurestore.source.timed import read_bytes
 from featurestore.tensor.rejection import Reason, Rejection
 
 Int64 = npt.NDArray[np.int64]
