@@ -50,6 +50,7 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/rebuild.py --s3
 	$(BIN)/python bench/rebuild.py
 	$(BIN)/python bench/planning.py
+	$(BIN)/python bench/pairs.py
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py

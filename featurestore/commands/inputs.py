@@ -89,6 +89,14 @@ def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool,
     "--min-snr-db", type=float, default=None, help="Leave out captures below this SNR in 12.5 kHz.  [default: keep all]"
 )
 @click.option(
+    "--clock",
+    type=click.Choice(["none", "perfect", "gps", "ntp"]),
+    default="none",
+    show_default=True,
+    help="What receivers know of time; with any but none, waves take their time and captures have start times.",
+)
+@click.option("--second-path", is_flag=True, help="Let scattered waves arrive later than the direct one; needs a clock.")
+@click.option(
     "--truth",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
@@ -118,6 +126,7 @@ def simulate(
     Examples:
       heimdall simulate --raw ./raw --catalog postgresql://me@localhost/radio
       heimdall simulate --raw s3://captures/demo --sessions 500 --sites uniform --dtype complex64
+      heimdall simulate --raw ./raw --sites uniform --clock gps --sample-rate-hz 48000
       heimdall simulate --raw ./raw --approved-fraction 0.8 --broken-fraction 0.05 --truth ./truth.csv
     """
     from featurestore.corpus.simulate.simulate import Destination, describe
