@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
@@ -31,12 +32,14 @@ put_at_once = getattr(Objects.put, "__wrapped__", Objects.put)  # a worker that 
 
 
 @wraps(put_at_once)
-def put_slowly(self: Objects, key: str, data: WritableBytes, *, create: bool = False) -> bool:
+def put_slowly(
+    self: Objects, key: str, data: WritableBytes, *, create: bool = False, metadata: Mapping[str, str] | None = None
+) -> bool:
     """A local file is written too quickly to be interrupted."""
     time.sleep(PAUSE_S)
     while held.is_set() and not HOLD.with_suffix(".release").exists():
         time.sleep(0.01)
-    done = bool(put_at_once(self, key, data, create=create))
+    done = bool(put_at_once(self, key, data, create=create, metadata=metadata))
     if HOLD_AT and PurePosixPath(key).match(HOLD_AT):
         written.append(key)
         if len(written) == HOLD_AFTER:

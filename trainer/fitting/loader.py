@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,13 +17,26 @@ from trainer.stream.source import StreamOptions
 
 
 class TrainLoader:
-    """What is left of the current train epoch."""
+    """What is left of the current train epoch; near its end, the validation behind it and the next epoch are prepared.
 
-    def __init__(self, data: FeatureStream) -> None:
+    Args:
+        data: to be served.
+        n_epochs: behind the last one nothing is prepared but its validation.
+    """
+
+    def __init__(self, data: FeatureStream, n_epochs: int) -> None:
         self._data = data
+        self._n_epochs = n_epochs
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._data.train()
+        epoch = self._data.epoch
+
+        def prepare_next() -> None:
+            self._data.prepare(Split.VAL)
+            if epoch + 1 < self._n_epochs:
+                self._data.prepare(Split.TRAIN, epoch + 1)
+
+        return self._data.train(prepare_next)
 
     def __len__(self) -> int:
         return self._data.order(Split.TRAIN, self._data.epoch).n_batches
@@ -98,11 +111,15 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Drawn anew for every epoch."""
-        return TrainLoader(self.data)
+        return TrainLoader(self.data, (self.trainer.max_epochs if self.trainer else None) or 0)
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""
         return EvaluationLoader(self.data, Split.VAL)
+
+    def train_in_order(self) -> Generator[Batch]:
+        """The train split in storage order, each rank its share: what is fitted in closed form sees all of it once."""
+        return self.data.evaluate(Split.TRAIN)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
