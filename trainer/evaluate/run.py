@@ -26,6 +26,8 @@ from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.metrics import Int64, Predictions, measure
 from trainer.evaluate.page import describe_evaluation
 from trainer.evaluate.predictions import columns, require_directory, require_format, write_predictions
+from trainer.evaluate.session_evaluation import SessionEvaluation
+from trainer.evaluate.session_run import SessionRequest, evaluate_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
 from trainer.network.geometry import Float64
 from trainer.stream.feature_stream import DataOptions, FeatureStream
@@ -53,6 +55,7 @@ class EvaluateRequest:
         receivers: CSV of where receivers stand, before what the set says, for maps and for errors by distance: a file or
             `s3://…`.
         device: auto takes a GPU when there is one.
+        against: another checkpoint to compare with on the same sessions.
 
     Raises:
         UsageError: when a value is impossible.
@@ -71,6 +74,7 @@ class EvaluateRequest:
     tracking_uri: str | None = None
     receivers: str | None = None
     device: str = "auto"
+    against: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("split", SPLITS), ("device", DEVICES)):
@@ -83,7 +87,7 @@ class EvaluateRequest:
             require_format(self.predictions)
 
 
-def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation:
+def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation | SessionEvaluation:
     """Run a network over a split, every row of it, and measure.
 
     Args:
@@ -104,7 +108,12 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     _require_rows(feature_set, request)
     _require_outputs(request)
     device = _device(request.device)
-    row, outputs = _run(checkpoint, feature_set, request, device, progress)
+    if checkpoint.training.session is not None:
+        known = tuple(_maybe_trained_on(feature_set, checkpoint, request.split))
+        return evaluate_sessions(SessionRequest(request, checkpoint, feature_set, receivers, device, known), progress)
+    if request.against is not None:
+        raise UsageError(f"--against compares networks for sessions, and {checkpoint.source} locates captures; leave it out")
+    row, outputs = run_captures(checkpoint, feature_set, request, device, progress)
     labels, region = feature_set.labels, checkpoint.region
     websdr_id = feature_set.fact("websdr_id")[row]
     predictions = Predictions.from_outputs(region, outputs, labels.position[row], websdr_id, labels.snr_db[row])
@@ -156,7 +165,7 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _run(
+def run_captures(
     checkpoint: Checkpoint, feature_set: FeatureSet, request: EvaluateRequest, device: torch.device, progress: Progress
 ) -> tuple[Int64, Float64]:
     """Index in the set, (n,), and the network's outputs, (n, 4), of all rows of the split."""
