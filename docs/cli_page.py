@@ -24,9 +24,10 @@ Made by `make docs` from the commands themselves. `heimdall COMMAND` and `python
 stdout (`--json` for machines), progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 data quality, 75 a
 service does not answer (try again), 130 interrupted, state saved.
 
-Every option also reads a variable: `--store` of `build-features` is `HEIMDALL_BUILD_FEATURES_STORE`. PostgreSQL, S3, MLflow
-and Dask are found through the variables that their users have: `PG*`, `AWS_*`, `MLFLOW_TRACKING_URI`,
-`DASK_SCHEDULER_ADDRESS`.
+Every option also reads a variable: `--store` of `build-features` is `HEIMDALL_BUILD_FEATURES_STORE`. Where it is not set,
+`--raw`, `--store` and `--models` of every command read `HEIMDALL_RAW`, `HEIMDALL_STORE` and `HEIMDALL_MODELS`, which
+`services up` prints. PostgreSQL, S3, MLflow and Dask are found through the variables that their users have: `PG*`, `AWS_*`,
+`MLFLOW_TRACKING_URI`, `DASK_SCHEDULER_ADDRESS`.
 """
 
 

