@@ -33,7 +33,7 @@ SESSION_UNITS = {
     "receiver_position": "degrees, WGS84: latitude, longitude; NaN where unknown",
     "present": "whether there is a capture; what stands where there is none changes nothing",
     "covariances": "m²: of east and north",
-    "log_density": "natural logarithm of the density per m², on session.grid: rows from south to north, columns from west to east",
+    "log_density": "nats, of the density per m², on session.grid: rows from south to north, columns from west to east",
     "session.grid": "m east and north of the region's centre, azimuthal equidistant; centres of the cells",
 }
 """Of what only graphs for sessions have."""
@@ -160,9 +160,9 @@ class GraphInfo:
                 f"{source} has input {props['input']!r}, mean {mean.shape} and std {std.shape}; wanted features or iq, and "
                 f"{wanted} twice: export it again"
             )
-        plain = {name: props[name] for name in PLAIN}
-        rest = {"region": values["region"], "software": values["software"], "session": session}
-        return cls(**plain, spec=spec, mean=mean, std=std, **rest)
+        plain: dict[str, Any] = {name: props[name] for name in PLAIN}
+        about = {name: values[name] for name in ("region", "software")}
+        return cls(**plain, **about, spec=spec, mean=mean, std=std, session=session)
 
 
 def _shortest(values: npt.NDArray[np.float32]) -> list[list[float]]:

@@ -125,7 +125,8 @@ def describe(model: ModelProto, info: GraphInfo) -> None:
     """Put the metadata into a model, instead of what was there."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, info.to_props())
-    model.doc_string = f"Radio source localization, release {info.release}: {info.input} → {', '.join(output.name for output in model.graph.output)}"
+    outputs = ", ".join(output.name for output in model.graph.output)
+    model.doc_string = f"Radio source localization, release {info.release}: {info.input} → {outputs}"
 
 
 def check(model: ModelProto, name: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
 
 from exporter.graph.features_graph import describe_checkpoint
 from exporter.graph.iq_graph import Features
@@ -101,30 +100,6 @@ class LocatedSessions(nn.Module):
         positions = torch.where(known, self.region.decode_torch(located.position.float()), math.nan)
         covariances = torch.where(known[..., None], located.covariance * unit**2, math.nan)
         return positions, covariances, log_density.reshape(-1, *self.grid_shape)
-
-
-def locate_in_graph(log_density: Tensor, points: Tensor, cell: float) -> Located:
-    """`trainer.network.session.density.locate` with its iteration as one `Scan`: unrolled, the exporter works on it for minutes.
-
-    Arguments and result are the same; validation compares the two on real sessions.
-    """
-    normal = torch.log_softmax(log_density, dim=1) - 2 * math.log(cell)
-    mass = normal.exp() * cell**2
-    mean = mass @ points
-    products = torch.stack([points[:, 0] ** 2, points[:, 0] * points[:, 1], points[:, 1] ** 2], dim=1)  # (cells, 3)
-    second = (mass @ products)[:, [0, 1, 1, 2]].reshape(-1, 2, 2)
-    within_cell = torch.eye(2, dtype=mass.dtype) * (cell**2 / 12)
-    covariance = second - mean[:, :, None] * mean[:, None, :] + within_cell
-    square = (points * points).sum(dim=-1) + cell**2 / 12
-
-    def step(here: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        squared = square - 2 * here @ points.T + (here * here).sum(dim=1, keepdim=True)
-        pull = mass * squared.clamp(min=cell**2 / 12).rsqrt()
-        moved = pull @ points / pull.sum(dim=1, keepdim=True)
-        return moved, moved[:, 0].clone()  # a scan must give something for each step
-
-    here, _ = scan(step, mean, torch.zeros(MEDIAN_STEPS, dtype=mass.dtype))
-    return Located(here, covariance, normal)
 
 
 class LocatedSessionsFromIq(nn.Module):
