@@ -39,7 +39,7 @@ def make_session_graphs(workshop: Workshop) -> MadeGraphs:
     request, feature_set = workshop.request, workshop.feature_set
     if request.precision not in (FP32, AUTO):
         raise UsageError(
-            f"precision is {request.precision!r}, and {workshop.checkpoint.source} locates sessions: densities need float32; use "
+            f"precision is {request.precision!r}, and {workshop.checkpoint.source} locates sessions, in {FP32} only; use "
             f"--precision {FP32}"
         )
     graphs, validation = [], {}
@@ -60,7 +60,7 @@ def make_session_graphs(workshop: Workshop) -> MadeGraphs:
         measured = measure_sessions(graphs[0], feature_set, split)
     largest = replace(measured, size_bytes=max(graph.size_bytes for graph in graphs))
     choose([largest], request.precision, request.max_size_mb)
-    notes = ["networks for sessions are published in fp32 only: fewer bits do not hold a density", *notes]
+    notes = ["a network for sessions is published in fp32 only", *notes]
     return MadeGraphs(tuple(graphs), validation, None, (measured,), split.name.lower(), tuple(notes))
 
 

@@ -111,7 +111,7 @@ def _position(table: Path, line: int, cells: Mapping[str, str]) -> tuple[float, 
         latitude, longitude = (parse(given[name]) for name, parse in PLACES.items())
     except ValueError as error:
         raise UsageError(
-            f"--sessions {table}, line {line}: latitude, longitude are {', '.join(map(repr, given.values()))}; expected degrees, "
-            "or both empty"
+            f"--sessions {table}, line {line}: latitude, longitude are {', '.join(map(repr, given.values()))}; expected "
+            "degrees, or both empty"
         ) from error
     return latitude, longitude

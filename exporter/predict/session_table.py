@@ -112,6 +112,6 @@ def _names(record: Mapping[str, Any]) -> str:
 
 
 def _near(ring: np.ndarray[Any, Any], longitude: float) -> np.ndarray[Any, Any]:
-    """(k, 2) latitude, longitude → (k, 2) longitude, latitude, without a jump at ±180°: a border that crosses it goes beyond."""
+    """(k, 2) latitude, longitude → (k, 2) longitude, latitude, without a jump: a border that crosses ±180° goes beyond."""
     turned = longitude + (ring[:, 1] - longitude + 180) % 360 - 180
     return np.stack([turned, ring[:, 0]], axis=1)
