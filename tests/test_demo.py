@@ -41,9 +41,11 @@ def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     if "--features-only" in where:
         return
     assert "predict the mean" in done.stdout
-    for picture in ("map.png", "error_cdf.png", "calibration.png", "error_by_snr.png"):
+    assert "the bound, of who knows the radio map: mean" in done.stdout
+    for picture in ("error_cdf.png", "by_receivers.png", "posteriors.png", "radio_map.png"):
         assert (tmp_path / "demo" / "evaluation" / picture).read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / "demo" / "evaluation.html") in done.stdout.partition("Reports, for a browser: ")[2]
-    assert "Throughput of training" in (tmp_path / "demo" / "evaluation.html").read_text()
+    assert "Sessions" in (tmp_path / "demo" / "evaluation.html").read_text()
+    assert "locate.html" in done.stdout.partition("Reports, for a browser: ")[2]
     assert "release 0.1.0" in done.stdout
     assert done.stdout.count("websdr_") >= 3  # predicted from raw IQ

@@ -58,13 +58,14 @@ class Mixture(NamedTuple):
         return second - mean[:, :, None] * mean[:, None, :]
 
 
-def locate(log_density: Tensor, points: Tensor, cell: float) -> Located:
+def locate(log_density: Tensor, points: Tensor, cell: float, steps: int = MEDIAN_STEPS) -> Located:
     """Normalize densities over a grid, and sum them up.
 
     Args:
         log_density: (b, cells), up to a constant each.
         points: (cells, 2) their centres.
         cell: side of a cell, in the same units.
+        steps: from the mean towards the median.
     """
     normal = torch.log_softmax(log_density, dim=1) - 2 * math.log(cell)
     mass = normal.exp() * cell**2
@@ -74,7 +75,7 @@ def locate(log_density: Tensor, points: Tensor, cell: float) -> Located:
     covariance = second - here[:, :, None] * here[:, None, :]
     covariance = covariance + torch.eye(2, dtype=covariance.dtype, device=covariance.device) * (cell**2 / 12)
     square = (points * points).sum(dim=-1)
-    for _ in range(MEDIAN_STEPS):
+    for _ in range(steps):
         # A cell is a square, not a point: √(d² + cell²/12), see `featurestore.place.density.medians_m`.
         # |p|² − 2·p·h + |h|² instead of |p − h|²: one product of matrices for a batch, and no array (b, cells, 2).
         squared = square - 2 * here @ points.T + (here * here).sum(dim=1, keepdim=True)
