@@ -9,6 +9,7 @@ from featurestore.commands.build import build_features
 from featurestore.commands.features import features_group
 from featurestore.commands.inputs import demo, ingest, services_group, simulate
 from featurestore.commands.locate import locate
+from featurestore.commands.pairs import build_pairs
 from featurestore.commands.shell import CONTEXT, Group
 from trainer.commands import doctor, evaluate, sweep, train
 
@@ -25,6 +26,7 @@ for command in (
     ingest,
     locate,
     build_features,
+    build_pairs,
     features_group,
     train,
     sweep,

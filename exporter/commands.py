@@ -241,7 +241,7 @@ def _without_idle_places(options: dict[str, Any]) -> dict[str, Any]:
     from exporter.release.release import NUMBER
 
     idle = {
-        "store": bool(options["captures"]),
+        "store": bool(options["captures"] or options["sessions"]),
         "models": not (options["model"] == LATEST or NUMBER.fullmatch(options["model"])),
     }
     source = click.get_current_context().get_parameter_source
@@ -260,6 +260,13 @@ def _without_idle_places(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which rows.")
 @click.option("--limit", type=click.IntRange(min=1), help="So many rows, spread evenly over the split.  [default: all]")
 @click.option(
+    "--sessions",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="Which capture is of which session: file, session_id, websdr_id, and latitude, longitude of the receiver if known.  "
+    "[default: by paths sessions/ID/websdr_N.npy]",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["table", "csv", "geojson"]),
@@ -273,7 +280,8 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
     """Say where transmitters are, from captures or from rows of a feature set; needs no torch.
 
     MODEL is an .onnx file, a release (s3://BUCKET/PREFIX/v1.2.0 or its directory), or where releases are: the latest of them.
-    CAPTURES are .npy files of complex samples, or directories of them; one that is not usable is left out, and said.
+    CAPTURES are .npy files of complex samples, or directories of them; one that is not usable is left out, and said. Where the
+    model locates sessions, captures of one session become one prediction, and GeoJSON holds its 39.3% and 86.5% regions.
 
     \b
     Examples:
@@ -281,6 +289,7 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict models/v1.2.0 recordings --sample-rate-hz 192000 --out positions.geojson --ellipses
       heimdall predict 1.2.0 --models s3://models --store s3://features --split test --limit 20 --format csv
       heimdall predict model-iq.onnx recording.npy --sample-rate-hz 192000 --json
+      heimdall predict s3://models captures --sample-rate-hz 192000 --out regions.geojson
     """
     share_cores()
     from exporter.predict.predict import PredictRequest, format_of

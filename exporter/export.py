@@ -14,6 +14,7 @@ import onnx
 import yaml
 
 from exporter.made_graphs import MadeGraphs, Workshop, make_graphs, units_of
+from exporter.made_session_graphs import make_session_graphs
 from exporter.release.card import card
 from exporter.release.latest import promote, read_latest
 from exporter.release.registry import Registry, mlmodel, open_registry, signature
@@ -24,7 +25,9 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.store.split import count_splits
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
+from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.network.checkpoints import read_checkpoint
 
 MEASURED = ("val", "test")
@@ -86,6 +89,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         latest=latest,
         files={name: facts["size_bytes"] for name, facts in release.files.items()},
         precision=made.graphs.info.precision,
+        located=made.graphs.info.located,
         feature_set=feature_set.version,
         validation=_validation_in_short(made.graphs),
         metrics=made.about["metrics"],
@@ -97,11 +101,12 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 
 def _make(workshop: Workshop) -> Made:
-    graphs = make_graphs(workshop)
+    make = make_graphs if workshop.checkpoint.training.session is None else make_session_graphs
+    graphs = make(workshop)
     evaluations = _evaluate(workshop)
     files = {graph.path.name: describe_file(graph.path) for graph in graphs.chosen}
     checkpoint, info = workshop.checkpoint, graphs.info
-    shape = signature(info.spec.tensor_shape)
+    shape = signature(info)
     notes = tuple(dict.fromkeys([*graphs.notes, *(note for found in evaluations.values() for note in found.notes)]))
     config = _config(workshop, graphs)
     metrics = {
@@ -126,6 +131,7 @@ def _make(workshop: Workshop) -> Made:
         "backbone": info.backbone,
         "precision": info.precision,
         "checkpoint_sha256": checkpoint.sha256,
+        "located": info.located,
         "measured_on": workshop.feature_set.version,
         "metrics": {split: {name: found.metrics[name] for name in HEADLINES} for split, found in evaluations.items()},
         "signature": shape,
@@ -134,9 +140,10 @@ def _make(workshop: Workshop) -> Made:
     return Made(graphs, paths, about, notes)
 
 
-def _evaluate(workshop: Workshop) -> dict[str, Evaluation]:
+def _evaluate(workshop: Workshop) -> dict[str, Evaluation | SessionEvaluation]:
     """The network on the splits that were not trained on, as far as they have rows."""
-    request, counts, found = workshop.request, count_splits(workshop.feature_set.labels.split), {}
+    request, counts = workshop.request, count_splits(workshop.feature_set.labels.split)
+    found: dict[str, Evaluation | SessionEvaluation] = {}
     for split in MEASURED:
         if not counts[split]:
             continue
@@ -149,9 +156,10 @@ def _evaluate(workshop: Workshop) -> dict[str, Evaluation]:
     return found
 
 
-def _plain(found: Evaluation) -> dict[str, Any]:
+def _plain(found: Evaluation | SessionEvaluation) -> dict[str, Any]:
     content = found.to_json()
-    return {name: content[name] for name in ("version", "split", "rows", "metrics", "baselines", "notes")}
+    names = ("version", "split", "located", "sessions", "rows", "metrics", "baselines", "notes")
+    return {name: content[name] for name in names if name in content}
 
 
 def _config(workshop: Workshop, graphs: MadeGraphs) -> dict[str, Any]:
@@ -177,6 +185,7 @@ def _config(workshop: Workshop, graphs: MadeGraphs) -> dict[str, Any]:
             "basis": info.basis,
         },
         "region": dict(info.region),
+        **({} if info.session is None else {"located": info.located, "session": dict(info.session)}),
         "training": checkpoint.training.to_json(),
         "software": dict(info.software),
         **units_of(info),
@@ -203,5 +212,11 @@ def _validation_in_short(graphs: MadeGraphs) -> Mapping[str, Mapping[str, Any]]:
     found = {}
     for name, validation in graphs.validation.items():
         speed = {"speedup": validation.latency_ms[1]["speedup"]} if validation.latency_ms else {}
-        found[name] = {"rows": validation.rows, "share": validation.share, "difference_m": validation.difference_m, **speed}
+        found[name] = {
+            "rows": validation.rows,
+            "unit": validation.unit,
+            "share": validation.share,
+            "difference_m": validation.difference_m,
+            **speed,
+        }
     return found

@@ -120,7 +120,7 @@ def make_graphs(workshop: Workshop) -> MadeGraphs:
             validation[IQ_MODEL] = _validate_iq(workshop, graphs[1], captures)
             validation[IQ_MODEL].require()
     variants, notes = _convert(workshop, graphs)
-    split, note = _measured_split(feature_set)
+    split, note = measured_split(feature_set)
     with workshop.stage("measure precisions"):
         measured = measure([variant[0] for variant in variants.values()], feature_set, split)
     chosen = variants[_choose(request, measured, variants)]
@@ -165,7 +165,8 @@ def _convert(workshop: Workshop, graphs: list[ExportedGraph]) -> tuple[dict[str,
     return variants, notes
 
 
-def _measured_split(feature_set: FeatureSet) -> tuple[Split, list[str]]:
+def measured_split(feature_set: FeatureSet) -> tuple[Split, list[str]]:
+    """On what to measure, and a note where that is not the test split."""
     if count_splits(feature_set.labels.split)["test"]:
         return Split.TEST, []
     return Split.VAL, [f"the test split of {feature_set.version} has no rows: precisions were measured on val"]

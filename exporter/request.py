@@ -92,8 +92,9 @@ class ExportReport:
         latest: number of the release that services use now.
         files: name → size in bytes.
         precision: of the graphs.
+        located: `capture` or `session`: what one position is of.
         feature_set: that it was validated and measured on.
-        validation: file → `rows`, `share`, `difference_m`, `speedup` at batch 1 where it was measured.
+        validation: file → `rows`, what they are (`unit`), `share`, `difference_m`, `speedup` at batch 1 where it was measured.
         metrics: split → the most important metrics.
         table: each precision, measured; Markdown.
         registered: name and version in the registry; `None` without one.
@@ -106,6 +107,7 @@ class ExportReport:
     latest: str
     files: Mapping[str, int]
     precision: str
+    located: str
     feature_set: str
     validation: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, Mapping[str, float]]
@@ -123,15 +125,17 @@ class ExportReport:
         yield f"release {self.release} of feature set {self.feature_set}, {self.precision}, in {format_seconds(self.seconds)}"
         for name, found in self.validation.items():
             speed = f", {found['speedup']:.1f} times as fast at batch 1" if "speedup" in found else ""
-            rows = f"{found['rows']} {'rows' if 'speedup' in found else 'captures'}"
+            rows = f"{found['rows']} {found['unit']}"
             yield (
                 f"  {name}: {self.files[name] / 1e6:.1f} MB; against PyTorch on {rows}: {100 * found['share']:.1f}% within "
                 f"tolerance, at most {found['difference_m']:.2g} m apart{speed}"
             )
+        of_session = self.located == "session"
+        unit, region = ("sessions", "39.3% region") if of_session else ("rows", "1 σ ellipse (39%)")
         for split, found in self.metrics.items():
             yield (
-                f"  {split}: {found['rows']:,.0f} rows, error {found['error_median_m'] / 1000:.2f} km in the median, "
-                f"{found['error_mean_m'] / 1000:.2f} km on average; {found['coverage_1_sigma']:.0%} in the 1 σ ellipse (39%)"
+                f"  {split}: {found['rows']:,.0f} {unit}, error {found['error_median_m'] / 1000:.2f} km in the median, "
+                f"{found['error_mean_m'] / 1000:.2f} km on average; {found['coverage_1_sigma']:.0%} in the {region}"
             )
         yield from self.table.splitlines()
         yield from (f"note: {note}" for note in self.notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from cli import main
 from exporter.graph.onnx_file import ExportedGraph, write
 from exporter.release.release import Release, Version, claimed, publish
 from featurestore.objects.objects import Location, open_objects
+from featurestore.place.geodesic import distance_m
 from featurestore.store.feature_set import FeatureSet
 from trainer.network.checkpoints import Checkpoint, TrainedOn
 from trainer.network.geometry import Region
 from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.session.nets import RadioMapNet, make_session_net
+from trainer.network.session.radio_map import Sessions, fit_radio_map
+from trainer.network.session.spec import SessionPlace, SessionSpec
 from trainer.network.training_spec import TrainingSpec
 
 SMALLEST = "test_convnext"  # timm's own for tests: of the code of tiny to large, with 0.5 M parameters
@@ -60,11 +64,35 @@ class Built:
             weights=net.state_dict(),
         )
 
+    def session_checkpoint(self, fusion: str = "radio-map") -> Checkpoint:
+        """A network for sessions with random weights; its radio map is fitted to levels that fall with distance.
+
+        Receiver 3 stands nowhere that is known.
+        """
+        torch.manual_seed(0)
+        feature_set, rng = self.feature_set, np.random.default_rng(0)
+        region = Region(45.1, 7.2, 20_000.0)
+        stands = np.array([[45.05, 7.05], [45.2, 7.3], [np.nan, np.nan]])
+        place = SessionPlace.around(region, feature_set.labels.position, [1, 2, 3], stands, grid_km=2.0)
+        training = TrainingSpec(NetworkSpec(SMALLEST), session=SessionSpec(fusion, width=16, heads=2, layers=1))
+        assert training.session is not None
+        net = make_session_net(training.session, training.network, place, feature_set.spec.n_bands)
+        if isinstance(net, RadioMapNet):
+            position = region.decode(rng.uniform(-1, 1, (40, 2)))
+            decades = np.log10(np.stack([distance_m(position, where) for where in stands[:2]], axis=1) / 10_000)
+            level = np.column_stack([-30 * decades, rng.normal(0, 5, 40)]) + rng.normal(0, 2, (40, 3))
+            found = fit_radio_map(Sessions(place.grid.plane.to_plane(position), position, level), stands, place.grid)
+            n_cells = len(place.grid.points_m)
+            net.set_map(found, np.full(n_cells, -np.log(n_cells)), reading=0.5)
+        made = self.checkpoint()
+        return replace(made, source="sessions.ckpt", training=training, region=region, weights=net.state_dict(), place=place)
+
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, **changes: object) -> Path:
     """A file as training writes it, but for what only resuming needs."""
+    place = {} if checkpoint.place is None else {"place": checkpoint.place.to_json()}
     content = {
-        "hyper_parameters": {"training": checkpoint.training.to_json(), "region": checkpoint.region.to_json()},
+        "hyper_parameters": {"training": checkpoint.training.to_json(), "region": checkpoint.region.to_json(), **place},
         "state_dict": {f"net.{name}": tensor for name, tensor in checkpoint.weights.items()},
         "features": checkpoint.features.to_state(),
         "epoch": checkpoint.epoch,

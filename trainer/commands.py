@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from featurestore.commands.shell import JSON, QUIET, RECEIVERS, STORE, Place, emit, share_cores
+from trainer.defaults import by_locate, defaults_of
 from trainer.sweep.presets import PRESETS
 
 CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where it fits (auto), or not at all."
@@ -29,7 +30,34 @@ CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where
 )
 @click.option("--checkpoints", "upload_to", metavar="URL", help="Copy checkpoints there, too: s3://BUCKET/PREFIX.")
 @click.option("--resume", metavar="last|PATH", help="Go on from a checkpoint, exactly.")
-@click.option("--backbone", default="large", show_default=True, help="tiny, small, base, large, or a ConvNeXt's name in timm.")
+@click.option(
+    "--locate",
+    type=click.Choice(["session", "capture"]),
+    help="What is located: transmissions, by all that heard them, or each capture by itself.  [default: session where most "
+    "sessions have two receivers or more; capture with --backbone]",
+)
+@click.option(
+    "--fusion",
+    type=click.Choice(["radio-map", "attention"]),
+    default="radio-map",
+    show_default=True,
+    help="Of sessions: levels and a kriged map of each receiver, or self-attention over captures.",
+)
+@click.option(
+    "--encoder", default="levels", show_default=True, help="Of a session's captures: levels, or a ConvNeXt as for --backbone."
+)
+@click.option(
+    "--receivers-by",
+    type=click.Choice(["identity", "position", "both"]),
+    default="both",
+    show_default=True,
+    help="How sessions know receivers; by position also those that training never heard.",
+)
+@click.option("--grid-km", default=0.0, metavar="KM", help="Cells of a session's posterior.  [default: by region]")
+@click.option(
+    "--exclude-receiver", "exclude_receivers", multiple=True, type=int, metavar="N", help="Leave a receiver out; repeatable."
+)
+@click.option("--backbone", metavar="NAME", help="tiny, small, base, large, or a ConvNeXt's name in timm.  [default: large]")
 @click.option("--pretrained", is_flag=True, help="Begin with the backbone's weights from timm's hub.")
 @click.option(
     "--weights",
@@ -40,11 +68,11 @@ CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where
 @click.option("--drop-path", default=0.1, show_default=True, help="Stochastic depth of the backbone.")
 @click.option("--freeze-backbone", is_flag=True, help="Train neck and heads only.")
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
-@click.option("--batch-size", default=256, show_default=True, help="Rows of one device's batch.")
-@click.option("--epochs", "max_epochs", default=100, show_default=True, help="Epochs, at most.")
-@click.option("--warmup-epochs", default=5, show_default=True, help="Epochs until the learning rate is highest.")
-@click.option("--learning-rate", default=1e-3, show_default=True, help="Highest learning rate, of AdamW.")
-@click.option("--weight-decay", default=1e-4, show_default=True, help="Of AdamW.")
+@click.option("--batch-size", type=int, help=f"Rows of one device's batch, or sessions.  {by_locate('batch_size')}")
+@click.option("--epochs", "max_epochs", type=int, help=f"Epochs, at most.  {by_locate('max_epochs')}")
+@click.option("--warmup-epochs", type=int, help=f"Epochs until the learning rate is highest.  {by_locate('warmup_epochs')}")
+@click.option("--learning-rate", type=float, help=f"Highest learning rate, of AdamW.  {by_locate('learning_rate')}")
+@click.option("--weight-decay", type=float, help=f"Of AdamW.  {by_locate('weight_decay')}")
 @click.option("--patience", default=10, show_default=True, help="Epochs without improvement until training stops.")
 @click.option(
     "--loss",
@@ -56,10 +84,14 @@ CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where
 )
 @click.option("--beta", default=0.5, show_default=True, help="Of beta-nll.")
 @click.option("--mean-warmup-epochs", default=0, show_default=True, help="Epochs in which sigma is held.")
-@click.option("--band-dropout", default=0.1, show_default=True, help="Augmentation: probability that a mel band is zeroed.")
-@click.option("--time-dropout", default=0.1, show_default=True, help="Augmentation: probability that a frame is zeroed.")
-@click.option("--max-shift", default=5, show_default=True, help="Augmentation: largest shift in frames.")
-@click.option("--scale", default=0.05, show_default=True, help="Augmentation: values are multiplied by 1 +/- this, at most.")
+@click.option(
+    "--band-dropout", type=float, help=f"Augmentation: probability that a mel band is zeroed.  {by_locate('band_dropout')}"
+)
+@click.option(
+    "--time-dropout", type=float, help=f"Augmentation: probability that a frame is zeroed.  {by_locate('time_dropout')}"
+)
+@click.option("--max-shift", type=int, help=f"Augmentation: largest shift in frames.  {by_locate('max_shift')}")
+@click.option("--scale", type=float, help=f"Augmentation: values are multiplied by 1 +/- this, at most.  {by_locate('scale')}")
 @click.option("--seed", default=42, show_default=True, help="Of weights, order, dropout and augmentation.")
 @click.option("--cache", type=click.Choice(["auto", "gpu", "ram", "off"]), default="auto", show_default=True, help=CACHE_HELP)
 @click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
@@ -88,12 +120,17 @@ CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where
 def train(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a network on a feature set: reads the store and nothing else.
 
+    Where several receivers heard a transmission, they locate it together (--locate session): a posterior of place from all of
+    its captures. A --backbone asks for a network that sees one capture.
+
     Ctrl-C (or SIGTERM) saves last.ckpt and stops; the same command with --resume last goes on exactly there. Several GPUs of
     one machine are used without being asked for; for several machines see Lightning's variables (MASTER_ADDR, NODE_RANK).
 
     \b
     Examples:
       heimdall train --store s3://features --features baseline --checkpoints s3://checkpoints
+      heimdall train --store ./features --accelerator cpu --no-tracking
+      heimdall train --store ./features --fusion attention --exclude-receiver 5
       heimdall train --store ./features --backbone convnext_atto --epochs 5 --no-tracking
       heimdall train --store ./features --backbone convnext_atto --epochs 5 --resume last
       heimdall train --store s3://features --tracking-uri postgresql+psycopg://me@db/mlflow --artifacts s3://mlflow
@@ -111,20 +148,28 @@ def train(*, as_json: bool, quiet: bool, **options: Any) -> None:
 
 def _train_request(*, no_tracking: bool, tracking_uri: str, seed: int, **options: Any) -> Any:
     """The `TrainRequest` that the options of `train` describe."""
+    from trainer.fitting.locate import choose_locate
     from trainer.fitting.request import Hardware, TrainRequest
     from trainer.fitting.tracking import TrackingRequest
     from trainer.network.augment import AugmentSpec
     from trainer.network.loss import LossSpec
     from trainer.network.model import NetworkSpec
+    from trainer.network.session.spec import SessionSpec
     from trainer.network.training_spec import OptimizerSpec, TrainingSpec
     from trainer.stream.source import StreamOptions
 
     def take(kind: Any, **more: Any) -> Any:
         return kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options}, **more)
 
+    locate = choose_locate(options.pop("locate"), options["backbone"], options["store"], options["version"])
+    session = take(SessionSpec) if locate == "session" else None
+    for name in ("fusion", "encoder", "receivers_by", "grid_km", "exclude_receivers"):
+        options.pop(name, None)
+    for name, value in defaults_of(locate if session is None else session.fusion).items():
+        options[name] = value if options[name] is None else options[name]
     tracking = take(TrackingRequest, uri=tracking_uri)
     return TrainRequest(
-        training=TrainingSpec(take(NetworkSpec), take(OptimizerSpec), take(LossSpec), take(AugmentSpec), seed),
+        training=TrainingSpec(take(NetworkSpec), take(OptimizerSpec), take(LossSpec), take(AugmentSpec), seed, session),
         stream=take(StreamOptions),
         hardware=take(Hardware),
         tracking=None if no_tracking else tracking,
@@ -279,6 +324,7 @@ def sweep(
     help="Of MLflow, for the report's training curves; it need not answer.",
 )
 @RECEIVERS
+@click.option("--against", metavar="CHECKPOINT", help="Another network beside it, for sessions or captures.")
 @click.option("--batch-size", default=256, show_default=True, help="Rows at a time.")
 @click.option("--k", default=5, show_default=True, help="Neighbours of the k-nearest baseline; 0 leaves it out.")
 @click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
@@ -289,17 +335,19 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
 
     CHECKPOINT is a file, or s3://BUCKET/…/NAME.ckpt. Errors are in km on the ground; likelihood, calibration and coverage
     say whether the network's σ can be believed. The set must be of the spec and basis that the network was trained on.
+    Networks for sessions are measured by session, with random subsets of the receivers, too.
 
     \b
     Examples:
       heimdall evaluate checkpoints/last.ckpt --store ./features
       heimdall evaluate checkpoints/last.ckpt --store s3://features --split test --out evaluation
       heimdall evaluate checkpoints/last.ckpt --store ./features --html evaluation.html --receivers receivers.csv
+      heimdall evaluate checkpoints/last.ckpt --store ./features --against capture/last.ckpt
       heimdall evaluate s3://models/run/last.ckpt --store s3://features --predictions test.parquet --json
     """
     share_cores()
     from featurestore.progress import on_stderr
-    from trainer.evaluate.run import EvaluateRequest
+    from trainer.evaluate.request import EvaluateRequest
     from trainer.evaluate.run import evaluate as run_evaluation
 
     request = EvaluateRequest(**options)

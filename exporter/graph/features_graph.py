@@ -76,7 +76,7 @@ def describe_checkpoint(checkpoint: Checkpoint, source: str, release: str) -> Gr
         release=release,
         precision="fp32",
         checkpoint_sha256=checkpoint.sha256,
-        backbone=checkpoint.training.network.timm_name,
+        backbone=_backbone(checkpoint),
         feature_set=features.version,
         spec=features.spec,
         basis=features.basis,
@@ -85,6 +85,14 @@ def describe_checkpoint(checkpoint: Checkpoint, source: str, release: str) -> Gr
         region=checkpoint.region.to_json(),
         software=versions(SOFTWARE),
     )
+
+
+def _backbone(checkpoint: Checkpoint) -> str:
+    """What encodes a capture: a ConvNeXt's name in timm, or `levels`."""
+    session, network = checkpoint.training.session, checkpoint.training.network
+    if session is None or session.encoder == network.backbone:
+        return network.timm_name
+    return session.encoder
 
 
 def export_graph(checkpoint: Checkpoint, path: Path | str, release: str = "0.0.0") -> ExportedGraph:
@@ -103,5 +111,5 @@ def export_graph(checkpoint: Checkpoint, path: Path | str, release: str = "0.0.0
     """
     module = Located(network_to_export(checkpoint), checkpoint.region).eval()
     example = torch.zeros(2, *checkpoint.features.spec.tensor_shape)
-    model = trace(module, example, {0: torch.export.Dim("batch", min=1)})
+    model = trace(module, (example,), ({0: torch.export.Dim("batch", min=1)},))
     return write(model, path, describe_checkpoint(checkpoint, "features", release))

@@ -124,4 +124,4 @@ def export_iq_graph(checkpoint: Checkpoint, path: Path | str, release: str = "0.
     module = LocatedFromIq(Features(checkpoint.features), located).eval()
     example = torch.zeros(2, 2, spec.span + 1013)
     dynamic = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("samples", min=spec.span)}
-    return write(trace(module, example, dynamic), path, describe_checkpoint(checkpoint, "iq", release))
+    return write(trace(module, (example,), (dynamic,)), path, describe_checkpoint(checkpoint, "iq", release))

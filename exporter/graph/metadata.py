@@ -28,8 +28,19 @@ UNITS = {
     "region": "degrees, WGS84; half_extent_m in m",
 }
 """Of the inputs, the outputs and the numbers in the metadata itself."""
+SESSION_UNITS = {
+    "receiver_id": "numbers of receivers, websdr_id",
+    "receiver_position": "degrees, WGS84: latitude, longitude; NaN where unknown",
+    "present": "whether there is a capture; what stands where there is none changes nothing",
+    "covariances": "m²: of east and north",
+    "log_density": "nats, of the density per m², on session.grid: rows from south to north, columns from west to east",
+    "session.grid": "m east and north of the region's centre, azimuthal equidistant; centres of the cells",
+}
+"""Of what only graphs for sessions have."""
 
 PLAIN = ("input", "release", "precision", "checkpoint_sha256", "backbone", "feature_set", "basis")
+LOCATED, SESSION = "located", "session"
+"""What only graphs for sessions say."""
 STRUCTURED = ("spec", "region", "units", "software", "mean", "std")
 
 
@@ -50,6 +61,9 @@ class GraphInfo:
         std: (3, band) float32.
         region: latitude and longitude of the centre, and half_extent_m: where the network can point to.
         software: names and versions of what exported it.
+        session: of a graph that locates sessions: `fusion`, `encoder`, `receivers_by`; `receivers`, each with `websdr_id`,
+            `latitude` and `longitude` (null where unknown); `grid`: `cell_m`, `rows`, `columns`, `east_m` and `north_m` of the
+            first cell's centre. `None` where captures are located.
     """
 
     input: str
@@ -64,6 +78,28 @@ class GraphInfo:
     std: npt.NDArray[np.float32]
     region: Mapping[str, float]
     software: Mapping[str, str]
+    session: Mapping[str, Any] | None = None
+
+    @property
+    def located(self) -> str:
+        """What one position is of: `session` or `capture`."""
+        return "capture" if self.session is None else "session"
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Of inputs, outputs and metadata."""
+        if self.session is None:
+            return UNITS
+        return {name: unit for name, unit in UNITS.items() if name != "uncertainties"} | SESSION_UNITS
+
+    def require_located(self, wanted: str, name: str) -> None:
+        """Refuse a graph `name` that locates something else.
+
+        Raises:
+            UsageError: when it does.
+        """
+        if self.located != wanted:
+            raise UsageError(f"{name} locates {self.located}s, and {wanted}s were asked for; use a release that locates those")
 
     def require_takes(self, feature_set: FeatureSet, name: str) -> None:
         """Refuse a set whose tensors the graph `name` does not take.
@@ -87,13 +123,15 @@ class GraphInfo:
         structured = {
             "spec": self.spec.to_json(),
             "region": dict(self.region),
-            "units": UNITS,
+            "units": self.units,
             "software": dict(self.software),
             "mean": _shortest(self.mean),
             "std": _shortest(self.std),
+            **({} if self.session is None else {SESSION: dict(self.session)}),
         }
         texts = {name: json.dumps(value, allow_nan=False) for name, value in structured.items()}
-        return {"schema": SCHEMA, **{name: getattr(self, name) for name in PLAIN}, **texts}
+        located = {} if self.session is None else {LOCATED: self.located}
+        return {"schema": SCHEMA, **{name: getattr(self, name) for name in PLAIN}, **located, **texts}
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], source: str) -> Self:
@@ -113,6 +151,7 @@ class GraphInfo:
             values: dict[str, Any] = {name: json.loads(props[name]) for name in STRUCTURED}
             spec = FeatureSpec.from_json(values["spec"], source)
             mean, std = (np.asarray(values[name], np.float32) for name in ("mean", "std"))
+            session = json.loads(props[SESSION]) if SESSION in props else None
         except (ValueError, TypeError, AttributeError) as error:
             raise UsageError(f"{source} has damaged metadata ({error}); export it again") from error
         wanted = (3, spec.n_bands)
@@ -121,8 +160,9 @@ class GraphInfo:
                 f"{source} has input {props['input']!r}, mean {mean.shape} and std {std.shape}; wanted features or iq, and "
                 f"{wanted} twice: export it again"
             )
-        plain = {name: props[name] for name in PLAIN}
-        return cls(**plain, spec=spec, mean=mean, std=std, region=values["region"], software=values["software"])
+        plain: dict[str, Any] = {name: props[name] for name in PLAIN}
+        about = {name: values[name] for name in ("region", "software")}
+        return cls(**plain, **about, spec=spec, mean=mean, std=std, session=session)
 
 
 def _shortest(values: npt.NDArray[np.float32]) -> list[list[float]]:

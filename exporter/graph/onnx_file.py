@@ -13,6 +13,7 @@ import torch
 from onnx import ModelProto
 
 from exporter.graph.metadata import GraphInfo
+from exporter.graph.repeated import Repeated, repeat
 from featurestore.errors import UsageError, first_line
 from featurestore.whole_file import whole_file
 
@@ -42,13 +43,21 @@ class ExportedGraph:
     info: GraphInfo
 
 
-def trace(module: torch.nn.Module, example: torch.Tensor, dynamic: dict[int, Any]) -> ModelProto:
-    """The graph of a module with one input.
+def trace(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    dynamic: tuple[dict[int, Any], ...],
+    outputs: tuple[str, ...] = OUTPUTS,
+    loop: Repeated | None = None,
+) -> ModelProto:
+    """The graph of a module.
 
     Args:
-        module: in evaluation mode; the name of `forward`'s argument becomes that of the input.
-        example: an input with at least two rows: of one row the exporter would make a constant.
-        dynamic: axes of the input that may have any length.
+        module: in evaluation mode; the names of `forward`'s arguments become those of the inputs.
+        example: inputs with at least two rows: of one row the exporter would make a constant.
+        dynamic: axes of each input that may have any length.
+        outputs: their names.
+        loop: a step that is to be repeated.
 
     Returns:
         A model in memory, its nodes named after the part they belong to.
@@ -66,23 +75,26 @@ def trace(module: torch.nn.Module, example: torch.Tensor, dynamic: dict[int, Any
         warnings.simplefilter("ignore")  # the exporter's own use of what torch deprecates; its errors are exceptions
         program = torch.onnx.export(
             module,
-            (example,),
+            example,
             dynamo=True,
             external_data=False,
             verbose=False,
-            output_names=OUTPUTS,
-            dynamic_shapes=(dynamic,),
+            output_names=outputs,
+            dynamic_shapes=dynamic,
         )
     if program is None:  # only with dynamo=False
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto
+    if loop is not None:
+        repeat(model, loop)
     _tidy(model)
     return model
 
 
 def _tidy(model: ModelProto) -> None:
     """Keep of the exporter's notes (stack traces, paths of this machine) only which nodes are the backbone's."""
-    for node in model.graph.node:
+    inner = [node for loop in model.graph.node for body in loop.attribute for node in body.g.node]
+    for node in (*model.graph.node, *inner):
         scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), "")
         if "'network.backbone" in scopes:
             node.name = BACKBONE + node.name
@@ -113,7 +125,8 @@ def describe(model: ModelProto, info: GraphInfo) -> None:
     """Put the metadata into a model, instead of what was there."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, info.to_props())
-    model.doc_string = f"Radio source localization, release {info.release}: {info.input} → {', '.join(OUTPUTS)}"
+    outputs = ", ".join(output.name for output in model.graph.output)
+    model.doc_string = f"Radio source localization, release {info.release}: {info.input} → {outputs}"
 
 
 def check(model: ModelProto, name: str) -> None:
@@ -128,8 +141,8 @@ def check(model: ModelProto, name: str) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UsageError(f"{name} is no valid ONNX model ({first_line(error)}); export it again") from error
     for output in inferred.graph.output:
-        if len(output.type.tensor_type.shape.dim) != 2:
-            raise UsageError(f"output {output.name} of {name} has no known shape; wanted (batch, 2): export it again")
+        if len(output.type.tensor_type.shape.dim) < 2:
+            raise UsageError(f"output {output.name} of {name} has no known shape; wanted (batch, …): export it again")
 
 
 def write(model: ModelProto, path: Path | str, info: GraphInfo) -> ExportedGraph:

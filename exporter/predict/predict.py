@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.predict.capture_input import find_captures
+from exporter.predict.opened_graph import OpenedGraph
+from exporter.predict.predict_sessions import predict_sessions
 from exporter.predict.predictor import Predicted, Predictor
+from exporter.predict.session_predictor import SessionPredictor
+from exporter.predict.session_table import SessionPredictionTable
 from exporter.predict.table import FORMATS, SUFFIXES, PredictionTable
 from exporter.release.latest import LATEST, read_release
 from exporter.release.release import IQ_MODEL, MODEL, NUMBER
@@ -29,7 +34,8 @@ class PredictRequest:
         store: of the feature set, instead of captures.
         version: of the feature set, or a tag; `None` is the one that the network was trained on.
         split: of the feature set.
-        limit: at most so many rows, spread evenly over the split.
+        limit: at most so many rows, or sessions, spread evenly over the split.
+        sessions: a CSV that says which capture is of which session and receiver, for a model that locates sessions.
 
     Raises:
         UsageError: unless there are either captures or a store.
@@ -43,17 +49,18 @@ class PredictRequest:
     version: str | None = None
     split: str = "test"
     limit: int | None = None
+    sessions: Path | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.captures) == (self.store is not None):
+        if bool(self.captures or self.sessions) == (self.store is not None):
             found = "both" if self.store is not None else "neither"
             raise UsageError(f"captures and --store: {found} given; give .npy files or directories, or a feature set's store")
         if self.split not in SPLITS:
             raise UsageError(f"split is {self.split!r}; wanted one of {', '.join(SPLITS)}")
 
 
-def predict(request: PredictRequest, progress: Progress | None = None) -> PredictionTable:
-    """Say where transmitters are.
+def predict(request: PredictRequest, progress: Progress | None = None) -> PredictionTable | SessionPredictionTable:
+    """Say where transmitters are: one for each capture or row, or for each session, as the model locates.
 
     Raises:
         UsageError: when model, captures or set are not usable, or do not fit each other.
@@ -63,24 +70,34 @@ def predict(request: PredictRequest, progress: Progress | None = None) -> Predic
     progress = progress or Silent()
     predictor, origin = open_model(request, MODEL if request.store is not None else IQ_MODEL)
     origin |= {"release": predictor.info.release, "precision": predictor.info.precision}
+    if isinstance(predictor, SessionPredictor):
+        return predict_sessions(predictor, request, origin, progress)
+    if request.sessions is not None:
+        raise UsageError(f"--sessions {request.sessions}: {predictor.name} locates captures, each by itself; leave it out")
     if request.store is not None:
         return _rows(predictor, request, request.store, origin)
     return _captures(predictor, request, origin, progress)
 
 
-def open_model(request: PredictRequest, name: str) -> tuple[Predictor, dict[str, str]]:
+def open_model(request: PredictRequest, name: str) -> tuple[Predictor | SessionPredictor, dict[str, str]]:
     """The graph of a file, or this one of a release; and where it is from."""
     if request.model.endswith(".onnx") and "://" not in request.model and request.models is None:
-        return Predictor(Path(request.model)), {"model": request.model}
+        return open_predictor(Path(request.model)), {"model": request.model}
     models, number = request.models, request.model
     if models is None:
         parent, _, last = request.model.rstrip("/").rpartition("/")
         is_release = NUMBER.fullmatch(last) is not None and last.startswith("v")
         models, number = (parent or ".", last) if is_release else (request.model, LATEST)
     release = read_release(models, number)
-    predictor = Predictor(release.read(name))
+    predictor = open_predictor(release.read(name))
     predictor.name = f"{release.url}/{name}"
     return predictor, {"model": predictor.name}
+
+
+def open_predictor(source: Path | bytes) -> Predictor | SessionPredictor:
+    """What a graph needs that locates captures, or sessions."""
+    graph = OpenedGraph.open(source)
+    return SessionPredictor(graph) if graph.info.located == "session" else Predictor(graph)
 
 
 def _rows(predictor: Predictor, request: PredictRequest, store: str, origin: dict[str, str]) -> PredictionTable:
@@ -124,23 +141,6 @@ def _captures(predictor: Predictor, request: PredictRequest, origin: dict[str, s
         raise DataQualityError(f"none of {len(paths)} captures is usable; without --quiet, the reasons are told")
     predicted = Predicted(np.concatenate(found_positions), np.concatenate(found_sigmas))
     return PredictionTable({"capture": names}, predicted, origin)
-
-
-def find_captures(given: tuple[Path, ...]) -> list[Path]:
-    """Files as they are, and the .npy files below directories, in order of their names.
-
-    Raises:
-        UsageError: when one is not there, or a directory holds none.
-    """
-    paths = []
-    for path in given:
-        if not path.exists():
-            raise UsageError(f"capture {path} does not exist; give .npy files, or directories of them")
-        found = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
-        if not found:
-            raise UsageError(f"directory {path} holds no .npy file; give one that does")
-        paths += found
-    return paths
 
 
 def format_of(form: str | None, out: Path | None, *, ellipses: bool) -> str:

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.graph.metadata import GraphInfo
 from exporter.graph.rows import Rows, read_rows
-from exporter.graph.runtime import open_session, run
+from exporter.graph.runtime import run
+from exporter.predict.capture_input import CaptureInput
+from exporter.predict.opened_graph import OpenedGraph
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.source.captures import DTYPES, Samples, check_samples, parse_header
-from featurestore.source.npy_header import HEADER_LIMIT_BYTES, header_bytes
+from featurestore.source.captures import DTYPES, Samples
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
-from featurestore.tensor.rejection import Rejection
 
 BATCH = 64
 CAPTURE_BATCH = 16
@@ -46,20 +45,24 @@ class Predictor:
     `Predictor("model-iq.onnx").predict_iq(np.load("capture.npy"), sample_rate_hz=192_000).positions`
 
     Args:
-        source: a file, or its content.
+        source: a file, its content, or what was opened already.
         threads: that one operation may use; 0: one for each core.
 
     Attributes:
         info: what the graph says of itself.
 
     Raises:
-        UsageError: when the graph is absent, damaged, or not one of ours.
+        UsageError: when the graph is absent, damaged, not one of ours, or locates sessions (`SessionPredictor` is for those).
     """
 
-    def __init__(self, source: Path | str | bytes, threads: int = 0) -> None:
-        self.name = "the graph" if isinstance(source, bytes) else str(source)
-        self._session = open_session(source, threads)
-        self.info = GraphInfo.from_props(self._session.get_modelmeta().custom_metadata_map, self.name)
+    def __init__(self, source: Path | str | bytes | OpenedGraph, threads: int = 0) -> None:
+        graph = source if isinstance(source, OpenedGraph) else OpenedGraph.open(source, threads)
+        self.name, self._session, self.info = graph.name, graph.session, graph.info
+        self.info.require_located("capture", self.name)
+
+    @property
+    def _captures(self) -> CaptureInput:
+        return CaptureInput(self.info.spec, self.name)
 
     def predict_features(self, features: npt.NDArray[Any]) -> Predicted:
         """One prediction for each tensor.
@@ -106,11 +109,11 @@ class Predictor:
             DataQualityError: when an output is not a number.
         """
         self._require_input("iq")
-        self._require_rate(sample_rate_hz)
+        self._captures.require_rate(sample_rate_hz)
         with np.errstate(over="ignore"):  # infinite then, and found
-            captures = self._windows(_complex(iq)).astype(np.complex64)
+            captures = self._captures.windows(_complex(iq)).astype(np.complex64)
         for index, capture in enumerate(captures):
-            self._require_usable(capture, f"capture {index} of {len(captures)}")
+            self._captures.require_usable(capture, f"capture {index} of {len(captures)}")
         pairs = np.stack([captures.real, captures.imag], axis=1)  # (capture, 2, sample)
         return self._predict(pairs, CAPTURE_BATCH)
 
@@ -121,7 +124,7 @@ class Predictor:
             UsageError: as `predict_iq`; names the file.
         """
         for path in paths:
-            capture = self._windows(self._open(Path(path))[None])
+            capture = self._captures.windows(self._captures.open(Path(path))[None])
             try:
                 yield self.predict_iq(capture, sample_rate_hz)
             except UsageError as error:
@@ -136,48 +139,6 @@ class Predictor:
                 "graph, or look at these inputs"
             )
         return Predicted(positions, uncertainties)
-
-    def _open(self, path: Path) -> Samples:
-        """The samples of a file, still on disk."""
-        try:
-            with path.open("rb") as file:
-                head = file.read(HEADER_LIMIT_BYTES)
-            layout = parse_header(head[: header_bytes(head)], path.stat().st_size, self.info.spec.span)
-        except OSError as error:
-            raise UsageError(f"capture {path} cannot be read ({error.strerror}); give an .npy file that exists") from error
-        if isinstance(layout, Rejection):
-            raise UsageError(f"capture {path} {layout.detail}; give a whole .npy of 1-D complex samples")
-        samples: Samples = np.memmap(path, layout.dtype, "r", layout.offset, (layout.n_samples,))
-        return samples
-
-    def _windows(self, captures: Samples) -> Samples:
-        """(n, samples) → (n, samples that the graph looks at): the middle of them when it takes one window."""
-        spec, n_samples = self.info.spec, captures.shape[1]
-        if n_samples < spec.span:
-            raise UsageError(f"captures have {n_samples} samples; one window needs {spec.span}: give longer ones")
-        if spec.windows_per_capture > 1:
-            return captures
-        start = spec.starts(n_samples)[0]
-        return captures[:, start : start + spec.span]
-
-    def _require_usable(self, capture: Samples, name: str) -> None:
-        spec = self.info.spec
-        for start in spec.starts(len(capture)):
-            window = capture[start : start + spec.span]
-            if not np.isfinite(window).all():
-                raise UsageError(f"{name} has samples that are NaN, infinite or beyond float32; leave it out, as a build does")
-            checked = check_samples(window)
-            if isinstance(checked, Rejection):
-                raise UsageError(f"{name} is silent: {checked.detail}; leave it out, as a build does")
-
-    def _require_rate(self, sample_rate_hz: float | None) -> None:
-        wanted = self.info.spec.sample_rate_hz
-        if sample_rate_hz is None:
-            raise UsageError(f"the captures' sample rate is unknown; {self.name} takes {wanted:g} Hz: say that they have it")
-        if sample_rate_hz != wanted:
-            raise UsageError(
-                f"the captures are sampled at {sample_rate_hz:g} Hz; {self.name} takes {wanted:g} Hz: resample them"
-            )
 
     def _require_input(self, wanted: str) -> None:
         if self.info.input != wanted:

@@ -36,6 +36,9 @@ class PredictionTable:
     predicted: Predicted
     origin: Mapping[str, str]
 
+    def __len__(self) -> int:
+        return len(self.predicted)
+
     def records(self) -> Iterator[dict[str, Any]]:
         """One for each prediction: what it is of, `latitude`, `longitude`, `sigma_east_m`, `sigma_north_m`."""
         for index, (position, sigma) in enumerate(
@@ -90,14 +93,15 @@ class PredictionTable:
         features = []
         for record in self.records():
             latitude, longitude = record.pop("latitude"), record.pop("longitude")
-            features.append(_feature("Point", [longitude, latitude], record))
+            features.append(feature("Point", [longitude, latitude], record))
             if ellipses:
                 ring = ellipse(latitude, longitude, record["sigma_east_m"], record["sigma_north_m"])
-                features.append(_feature("Polygon", [ring], {**record, "ellipse": "1 sigma"}))
+                features.append(feature("Polygon", [ring], {**record, "ellipse": "1 sigma"}))
         return {"type": "FeatureCollection", "features": features, "origin": dict(self.origin)}
 
 
-def _feature(kind: str, coordinates: Any, properties: Mapping[str, Any]) -> dict[str, Any]:
+def feature(kind: str, coordinates: Any, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """One of GeoJSON."""
     return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": dict(properties)}
 
 

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporter.graph.metadata import GraphInfo
 from exporter.release.release import MODEL, Release
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError, first_line
 from featurestore.redaction import without_credentials
 from trainer.tracker_address import knock
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-TAGS = ("feature_set", "spec", "basis", "backbone", "precision", "checkpoint_sha256")
+TAGS = ("feature_set", "spec", "basis", "backbone", "precision", "located", "checkpoint_sha256")
 """Of `Release.about`, told to the registry as they are."""
 
 MODEL_NAME = re.compile(r"[^'\"`\\%\x00-\x1f\x7f]{1,200}")
@@ -210,15 +211,31 @@ def mlmodel(inputs: Mapping[str, Any], release: str, onnx_version: str, created:
     }
 
 
-def signature(spec_shape: tuple[int, ...]) -> dict[str, Any]:
+def signature(info: GraphInfo) -> dict[str, Any]:
     """Inputs and outputs of `model.onnx` in MLflow's notation.
 
     Args:
-        spec_shape: of one tensor, (3, band, frame).
+        info: what the graph says of itself.
     """
+    shape = info.spec.tensor_shape
+    if info.session is None:
+        return {
+            "inputs": [_tensor("features", "float32", shape)],
+            "outputs": [_tensor("positions", "float64", (2,)), _tensor("uncertainties", "float32", (2,))],
+        }
+    grid = info.session["grid"]
     return {
-        "inputs": [_tensor("features", "float32", spec_shape)],
-        "outputs": [_tensor("positions", "float64", (2,)), _tensor("uncertainties", "float32", (2,))],
+        "inputs": [
+            _tensor("features", "float32", (-1, *shape)),
+            _tensor("receiver_id", "int64", (-1,)),
+            _tensor("receiver_position", "float32", (-1, 2)),
+            _tensor("present", "bool", (-1,)),
+        ],
+        "outputs": [
+            _tensor("positions", "float64", (2,)),
+            _tensor("covariances", "float64", (2, 2)),
+            _tensor("log_density", "float32", (grid["rows"], grid["columns"])),
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.errors import UsageError
 from featurestore.objects.objects import Location, open_objects
@@ -29,12 +30,35 @@ def fetch_captures(feature_set: FeatureSet, split: Split, raw: str, directory: P
         UsageError: when none of them is there.
         StoreError, ServiceUnavailableError: when the location refuses, or does not answer.
     """
-    objects = open_objects(Location.parse(raw).url)
-    objects.check()
     row = np.flatnonzero(feature_set.labels.split == split)
     _, first = np.unique(feature_set.fact("capture_id")[row], return_index=True)
     row = row[np.sort(first)]
     row = row[np.arange(min(limit, len(row))) * len(row) // max(1, min(limit, len(row)))]
+    return _fetch(feature_set, split, row, raw, directory)
+
+
+def fetch_sessions(feature_set: FeatureSet, split: Split, raw: str, directory: Path, limit: int) -> list[Path]:
+    """Copy captures of whole sessions, spread evenly over a split; see `fetch_captures`.
+
+    Args:
+        feature_set: an open set.
+        split: which sessions.
+        raw: location of the captures.
+        directory: where to.
+        limit: at most so many captures, but those of one session in any case.
+    """
+    sessions = feature_set.sessions(split)
+    n_sessions = max(1, min(len(sessions), limit // max(1, sessions.largest)))
+    chosen = np.arange(n_sessions) * len(sessions) // n_sessions
+    row = sessions.rows[np.isin(sessions.of_row(), chosen)]
+    _, first = np.unique(feature_set.fact("capture_id")[row], return_index=True)
+    return _fetch(feature_set, split, row[np.sort(first)], raw, directory)
+
+
+def _fetch(feature_set: FeatureSet, split: Split, row: npt.NDArray[np.int64], raw: str, directory: Path) -> list[Path]:
+    """The captures of these rows."""
+    objects = open_objects(Location.parse(raw).url)
+    objects.check()
     sessions, receivers = feature_set.fact("session_id")[row], feature_set.fact("websdr_id")[row]
     paths, key = [], ""
     for session, receiver in zip(sessions, receivers, strict=True):

@@ -64,12 +64,14 @@ class BatchResult:
         difference_m: largest distance of positions (geodesic); NaN where an output is not a number.
         relative: largest difference of any output in units of PyTorch's σ, of positions as well as of σ themselves.
         share: of rows within tolerance.
+        receivers: room for so many captures of each session; `None` where captures are located.
     """
 
     batch_size: int
     difference_m: float
     relative: float
     share: float
+    receivers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Validation:
         batches: for each batch size.
         worst: names and distances in metres of the worst rows, the worst first.
         latency_ms: batch size → `torch`, `onnx`, `speedup`; medians.
+        unit: what `rows` counts: `rows`, `captures` or `sessions`.
     """
 
     graph: str
@@ -95,6 +98,7 @@ class Validation:
     batches: tuple[BatchResult, ...]
     worst: tuple[tuple[str, float], ...]
     latency_ms: Mapping[int, Mapping[str, float]]
+    unit: str = "rows"
 
     @property
     def share(self) -> float:
@@ -126,9 +130,10 @@ class Validation:
             return
         worst = "; ".join(f"{name}: {metres:.3g} m" for name, metres in self.worst)
         raise DataQualityError(
-            f"{self.graph} differs from PyTorch: {100 * self.share:.1f}% of {self.rows} {self.split} rows of "
+            f"{self.graph} differs from PyTorch: {100 * self.share:.1f}% of {self.rows} {self.split} {self.unit} of "
             f"{self.feature_set} are within {self.tolerance.absolute_m:g} m + {self.tolerance.relative:g} σ, wanted more than "
-            f"{100 * self.tolerance.min_share:g}%; worst: {worst}. It was not published; export it again, or look at these rows"
+            f"{100 * self.tolerance.min_share:g}%; worst: {worst}. It was not published; export it again, or look at these "
+            f"{self.unit}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def validate_iq(
         batches=(result,),
         worst=tuple((f"capture {paths[index]}", float(distances[index])) for index in order),
         latency_ms={},
+        unit="captures",
     )
 
 

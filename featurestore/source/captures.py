@@ -29,6 +29,7 @@ DESCRIPTION = re.compile(r"([<>]c(?:8|16)) (\d{1,15}) (\d{1,5}) (\d{1,18})")
 DTYPES = (np.dtype(np.complex64), np.dtype(np.complex128))
 
 Samples = npt.NDArray[np.complexfloating]
+Within = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ class CaptureReader:
         self._likely: dict[int, tuple[bytes, Layout]] = {}
         self._described = False  # whether the last object that was looked at brought its layout as metadata
 
-    def read(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def read(self, key: str, size_bytes: int, windows: Sequence[int], within: Within = None) -> CaptureRead:
         """The samples of some windows of one capture.
 
         Args:
             key: its object key.
             size_bytes: its size, as listed.
             windows: numbers of windows, from 0 to `windows_per_capture` - 1.
+            within: first and last sample, exclusive, that windows may have; `None`, or too few for one window: any.
 
         Returns:
             For each window `span` samples with full scale 1, or why the capture or the window is rejected. Samples may
@@ -103,10 +105,10 @@ class CaptureReader:
             ServiceUnavailableError: when it stays away.
         """
         try:
-            guess = self._read_likely(key, size_bytes, windows)
+            guess = self._read_likely(key, size_bytes, windows, within)
             if guess is not None:
                 return guess
-            return self._read_header_first(key, size_bytes, windows)
+            return self._read_header_first(key, size_bytes, windows, within)
         except FileNotFoundError:
             gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
             return CaptureRead([gone] * len(windows), 0)
@@ -114,14 +116,14 @@ class CaptureReader:
             shorter = Rejection(Reason.UNREADABLE, f"became shorter than the {size_bytes} bytes that were listed")
             return CaptureRead([shorter] * len(windows), 0)
 
-    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
+    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int], within: Within) -> CaptureRead | None:
         likely = self._likely.get(size_bytes)
         if likely is None:
             return None
         header, layout = likely
-        if self._described and len(windows) == 1:
+        if self._described and len(windows) == 1 and within is None:
             return self._read_described(key, size_bytes, windows[0], header, layout)
-        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows)])
+        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows, within)])
         if memoryview(buffers[0]) != header:
             del self._likely[size_bytes]
             return None
@@ -129,7 +131,7 @@ class CaptureReader:
 
     def _read_described(self, key: str, size_bytes: int, window: int, header: bytes, layout: Layout) -> CaptureRead | None:
         """One request, whose answer says that the guess was right; a second one, for the header, where it says nothing."""
-        [(begin, end)] = self._ranges(layout, [window])
+        [(begin, end)] = self._ranges(layout, [window], None)
         buffer, metadata = self._objects.get_range(key, begin, end)
         if len(buffer) != end - begin:
             raise ShortObjectError(key)
@@ -142,7 +144,7 @@ class CaptureReader:
             return None
         return CaptureRead([_window(buffer, layout)], end - begin + n_bytes)
 
-    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int], within: Within) -> CaptureRead:
         n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
         head, metadata = self._head(key, n_bytes)
         wanted = header_bytes(head)
@@ -156,7 +158,7 @@ class CaptureReader:
             return CaptureRead([layout] * len(windows), n_bytes)
         self._likely[size_bytes] = header, layout
         self._described = described(metadata, size_bytes) == layout
-        buffers, more = self._get(key, self._ranges(layout, windows))
+        buffers, more = self._get(key, self._ranges(layout, windows, within))
         return CaptureRead([_window(buffer, layout) for buffer in buffers], n_bytes + more)
 
     def _head(self, key: str, n_bytes: int) -> tuple[bytes, Mapping[str, str]]:
@@ -167,9 +169,12 @@ class CaptureReader:
             raise ShortObjectError(key)
         return bytes(memoryview(data)), metadata
 
-    def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
-        starts = self._spec.starts(layout.n_samples)
-        return [layout.byte_range(starts[window], self._spec.span) for window in windows]
+    def _ranges(self, layout: Layout, windows: Sequence[int], within: Within) -> list[tuple[int, int]]:
+        first, stop = within or (0, layout.n_samples)
+        if stop > layout.n_samples or stop - first < self._spec.span:
+            first, stop = 0, layout.n_samples
+        starts = self._spec.starts(stop - first)
+        return [layout.byte_range(first + starts[window], self._spec.span) for window in windows]
 
     def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[ReadBytes], int]:
         buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])

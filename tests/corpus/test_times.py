@@ -87,7 +87,8 @@ def test_lost_samples_are_a_step_of_the_clock(tmp_path: Path) -> None:
     assert step.jump_s == pytest.approx(10 * BLOCK / 12_001.1, abs=3e-9)
     cuts = plan_captures(recording, label(), SESSION, IngestOptions(split_seconds=1.0))
     first_ns = start_time_ns(recording, None) or 0
-    assert first_ns == cuts[0].start_time_ns
+    assert first_ns == cuts[0].start_time_ns == cuts[0].record.start_time_ns
+    assert cuts[0].record.time_sigma_s == cuts[0].time_sigma_s
     assert cuts[1].start_time_ns is None  # samples are missing within it
     assert cuts[1].time_sigma_s is None
     assert cuts[2].start_time_ns == pytest.approx(first_ns + (2 * 12_001 / 12_001.1 + step.jump_s) * 1e9, abs=10)

@@ -18,6 +18,7 @@ from psycopg import sql
 from exporter.graph.features_graph import export_graph
 from exporter.graph.iq_graph import export_iq_graph
 from exporter.graph.onnx_file import ExportedGraph
+from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
 from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
 from featurestore.source.catalog import create_table
@@ -67,6 +68,23 @@ def graph(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> E
 def iq_graph(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraph:
     """`model-iq.onnx` of the same."""
     return export_iq_graph(checkpoint, tmp_path_factory.mktemp("graph") / "model-iq.onnx", "1.2.3")
+
+
+@pytest.fixture(scope="session")
+def session_checkpoint(built: Built) -> Checkpoint:
+    return built.session_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def session_graph(session_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraph:
+    """`model.onnx` of the checkpoint for sessions."""
+    return export_session_graph(session_checkpoint, tmp_path_factory.mktemp("graph") / "model.onnx", "1.2.3")
+
+
+@pytest.fixture(scope="session")
+def session_iq_graph(session_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraph:
+    """`model-iq.onnx` of the same."""
+    return export_session_iq_graph(session_checkpoint, tmp_path_factory.mktemp("graph") / "model-iq.onnx", "1.2.3")
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_regions_hold_the_truth_as_often_as_they_say(n: int, receiver_us: float,
     a, b = np.array(list(combinations(range(n), 2))).T
     levels, distances = [], []
     inside = grid.degrees[(np.abs(grid.points_m) < 0.8 * np.abs(grid.points_m).max(axis=0)).all(axis=1)]
-    for truth in inside[rng.integers(len(inside), size=200)]:
+    for truth in inside[rng.integers(len(inside), size=150)]:
         error = rng.standard_normal(n) * receiver_us * MICRO
         measured = (
             expected_delays_s(RECEIVERS, truth, a, b) + error[a] - error[b] + rng.standard_normal(len(a)) * noise_us * MICRO
@@ -81,7 +81,7 @@ def test_regions_hold_the_truth_as_often_as_they_say(n: int, receiver_us: float,
         distances.append(np.hypot(*(density.medians_m(normal, grid) - point)[0]))
     held = np.mean(np.array(levels) <= 0.865)
     # Wrong peaks and noise that pairs don't share make it cautious, never bold.
-    assert 0.865 - 0.06 < held < (0.865 + 0.06 if noise_us == wrong_share == 0 else 1.0)
+    assert 0.865 - 0.07 < held < (0.865 + 0.07 if noise_us == wrong_share == 0 else 1.0)
     assert np.median(distances) < 20_000
 
 
@@ -127,7 +127,7 @@ def test_search_finds_a_place_to_metres_and_holds_it_in_its_region(sigma_us: flo
     where = Grid.around(RECEIVERS, cell_km=3.0, margin_km=100.0)
     a, b = np.array(list(combinations(range(5), 2))).T
     errors_m, levels = [], []
-    for truth in np.stack([rng.uniform(44.6, 45.4, 20), rng.uniform(7.6, 9.2, 20)], axis=1):
+    for truth in np.stack([rng.uniform(44.6, 45.4, 12), rng.uniform(7.6, 9.2, 12)], axis=1):
         error = rng.standard_normal(5) * sigma_us * MICRO
         delays = delays_of(expected_delays_s(RECEIVERS, truth, a, b) + error[a] - error[b], np.full(5, sigma_us * MICRO))
         posterior = search(partial(seen_by_five, delays), where)

@@ -75,14 +75,14 @@ class Evaluation:
 
     def lines(self) -> Iterator[str]:
         """Network and baselines side by side, then the network by receiver and by SNR."""
-        network = f"{self.checkpoint.training.network.timm_name}, epoch {self.checkpoint.epoch}"
+        network = f"{self.checkpoint.training.title}, epoch {self.checkpoint.epoch}"
         yield f"{self.checkpoint.source} ({network})"
         yield f"on the {self.split} split of feature set {self.version}: {len(self.row):,} rows"
         yield ""
-        yield from _table(self.comparison())
+        yield from format_table(self.comparison())
         for title, name in (("receiver", "by_receiver"), ("SNR", "by_snr")):
             yield ""
-            yield from _table(by_group(title, self.metrics[name]))
+            yield from format_table(by_group(title, self.metrics[name]))
         for part in ([f"note: {note}" for note in self.notes], [f"wrote {path}" for path in self.files]):
             yield from ["", *part] if part else []
 
@@ -112,7 +112,7 @@ def by_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[
         yield [name, f"{found['rows']:,}", *errors, _km(found["expected_error_m"]), *coverage, f"{found['nll']:.2f}"]
 
 
-def _table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
+def format_table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
     """The first column to the left, numbers to the right; a row may end early."""
     cells = list(rows)
     columns = max(map(len, cells))

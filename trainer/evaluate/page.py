@@ -42,7 +42,7 @@ def describe_evaluation(found: Evaluation, feature_set: FeatureSet, tracking_uri
         StoreError: when the set is damaged.
     """
     checkpoint = found.checkpoint
-    network = checkpoint.training.network.timm_name
+    network = checkpoint.training.title
     return Page(
         title=f"Evaluation of {checkpoint.source}",
         lead=(f"{network}, epoch {checkpoint.epoch}: {len(found.row):,} {found.split} rows of {feature_set.url}.",),
@@ -215,7 +215,7 @@ def _identity(found: Evaluation, feature_set: FeatureSet) -> Html:
     rows = [
         ("checkpoint", checkpoint.source),
         ("SHA-256", checkpoint.sha256),
-        ("network", training.network.timm_name),
+        ("network", training.title),
         ("epoch (from 0) and step", f"{checkpoint.epoch}, {checkpoint.step:,}"),
         ("trained on feature set", checkpoint.features.version),
         ("evaluated on", f"{found.split} split of {feature_set.url}"),

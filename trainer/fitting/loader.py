@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -116,6 +116,10 @@ class FeatureDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""
         return EvaluationLoader(self.data, Split.VAL)
+
+    def train_in_order(self) -> Generator[Batch]:
+        """The train split in storage order, each rank its share: what is fitted in closed form sees all of it once."""
+        return self.data.evaluate(Split.TRAIN)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""

@@ -15,7 +15,8 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.split import Split
-from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
 from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
@@ -23,11 +24,12 @@ from trainer.fitting.loader import FeatureDataModule
 from trainer.fitting.module import LocalizationModule, RowLabels
 from trainer.fitting.profile import StepProfile
 from trainer.fitting.request import LAST, TrainReport, TrainRequest
+from trainer.fitting.session_module import SessionLabels, SessionModule
 from trainer.fitting.tracking import KeepRunId, Tracker, open_tracker
 from trainer.fitting.uploads import UploadCheckpoints
 from trainer.network.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.network.geometry import Region
-from trainer.network.model import load_weights
+from trainer.network.model import LocalizationNet, load_weights
 
 BEST_CHECKPOINTS = 3
 
@@ -71,7 +73,8 @@ class _Training:
             self._resumed.features.require_same(self._feature_set, self._resumed.source)
         counts = self._feature_set.manifest.counts
         progress.say(f"feature set {self._feature_set.version}: {counts['train']:,} train, {counts['val']:,} validation rows")
-        self._data = FeatureDataModule(self._feature_set, request.batch_size, request.training.seed, request.stream)
+        by = "row" if request.training.session is None else "session"
+        self._data = FeatureDataModule(self._feature_set, request.batch_size, request.training.seed, request.stream, by=by)
         self._module = _module(request, self._feature_set, progress.say)
         self._tracker = self._open_tracker()
         shared: dict[str, Any] = {
@@ -219,22 +222,41 @@ class _Training:
             ) from error
 
 
-def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str], None]) -> LocalizationModule:
-    labels = RowLabels(feature_set.labels.position, feature_set.fact("websdr_id"), feature_set.labels.snr_db)
-    region = Region.around(labels.position[feature_set.labels.split == Split.TRAIN])
+def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str], None]) -> LocalizationModule | SessionModule:
+    training, labels = request.training, feature_set.labels
+    region = Region.around(labels.position[labels.split == Split.TRAIN])
     say(
         f"region: {region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}, {region.longitude:.4f}; "
         "a unit of the targets is that many km"
     )
-    lightning.seed_everything(request.training.seed, verbose=False)  # for the initial weights
-    module = LocalizationModule(
-        request.training, region, TrainedOn.of(feature_set), labels, pretrained=request.pretrained and request.resume is None
-    )
-    if request.weights is not None:
-        say(str(load_weights(module.net, request.weights)))
+    trained_on, pretrained = TrainedOn.of(feature_set), request.pretrained and request.resume is None
+    sessions = None if training.session is None else SessionLabels.of(feature_set)
+    lightning.seed_everything(training.seed, verbose=False)  # for the initial weights
+    if training.session is None or sessions is None:
+        rows = RowLabels(labels.position, feature_set.fact("websdr_id"), labels.snr_db)
+        module: LocalizationModule | SessionModule = LocalizationModule(
+            training, region, trained_on, rows, pretrained=pretrained
+        )
+    else:
+        place = sessions.place(training.session, region)
+        say(
+            f"sessions: {len(sessions.train):,} train, {len(sessions.val):,} validation, by {len(place.websdr_id)} receivers; "
+            f"{training.title}, cells of {place.cell_m / 1000:g} km"
+        )
+        module = SessionModule(training, place, trained_on, sessions, pretrained=pretrained)
+    _begin_with_weights(module, request, say)
     if request.hardware.compile:
         module.compile_steps(say, request.batch_size)
     return module
+
+
+def _begin_with_weights(module: LocalizationModule | SessionModule, request: TrainRequest, say: Callable[[str], None]) -> None:
+    if request.weights is None:
+        return
+    net = module.net if isinstance(module, LocalizationModule) else getattr(module.net.encoder, "net", None)
+    if not isinstance(net, LocalizationNet):
+        raise UsageError("--weights are of a ConvNeXt, and the encoder 'levels' is none; name one with --encoder")
+    say(str(load_weights(net, request.weights)))
 
 
 def _resumed(request: TrainRequest, say: Callable[[str], None]) -> Checkpoint | None:
@@ -256,13 +278,17 @@ def _resumed(request: TrainRequest, say: Callable[[str], None]) -> Checkpoint | 
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path} to resume from; look in {path.parent}, or leave --resume out")
     checkpoint = read_checkpoint(path.absolute())
-    if checkpoint.training.network != request.training.network:
-        raise UsageError(
-            f"{path} holds a network {checkpoint.training.network}, and {request.training.network} was asked for; resume with "
-            "the same options, or begin a new run"
-        )
-    theirs, ours = checkpoint.training.flat(), request.training.flat()
-    for name in ours:
-        if theirs[name] != ours[name]:
-            say(f"note: {name} was {theirs[name]}, and is {ours[name]} from here on; the run is no exact continuation")
+    for theirs, ours in (
+        (checkpoint.training.network, request.training.network),
+        (checkpoint.training.session, request.training.session),
+    ):
+        if theirs != ours:
+            raise UsageError(
+                f"{path} holds a network {theirs or 'for captures'}, and {ours or 'one for captures'} was asked for; resume "
+                "with the same options, or begin a new run"
+            )
+    before, now = checkpoint.training.flat(), request.training.flat()
+    for name in now:
+        if before[name] != now[name]:
+            say(f"note: {name} was {before[name]}, and is {now[name]} from here on; the run is no exact continuation")
     return checkpoint

@@ -21,6 +21,8 @@ from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.tensor.spec import FeatureSpec, differing_fields
 from trainer.network.geometry import Region
 from trainer.network.model import LocalizationNet
+from trainer.network.session.nets import SessionNet, make_session_net
+from trainer.network.session.spec import SessionPlace
 from trainer.network.training_spec import TrainingSpec
 
 ZIP = b"PK"
@@ -100,6 +102,7 @@ class Checkpoint:
         step: optimizer steps.
         run_id: of the MLflow run, if it was tracked.
         weights: the network's tensors.
+        place: receivers and grid of a network for sessions.
     """
 
     source: str
@@ -111,23 +114,44 @@ class Checkpoint:
     step: int
     run_id: str | None
     weights: Mapping[str, Tensor]
+    place: SessionPlace | None = None
+
+    def session_network(self) -> SessionNet:
+        """The network for sessions with these weights, in evaluation mode, on the CPU.
+
+        Raises:
+            UsageError: when it locates captures, when training ended before the first map, or the weights do not fit.
+        """
+        session = self.training.session
+        if session is None or self.place is None:
+            raise UsageError(f"{self.source} locates captures, and sessions were asked for; train with --locate session")
+        net = make_session_net(session, self.training.network, self.place, self.features.spec.tensor_shape[1])
+        self._load(net)
+        if session.fusion == "radio-map" and not bool(torch.as_tensor(self.weights["log_prior"]).any()):
+            raise UsageError(f"{self.source} was saved before its first map was fitted; go on with --resume to the epoch's end")
+        return net.eval()
 
     def network(self) -> LocalizationNet:
         """The network with these weights, in evaluation mode, on the CPU.
 
         Raises:
-            UsageError: when the weights do not fit the network that the checkpoint describes.
+            UsageError: when it locates sessions, or the weights do not fit the network that the checkpoint describes.
         """
+        if self.training.session is not None:
+            raise UsageError(f"{self.source} locates sessions, and captures were asked for; train with --locate capture")
         net = LocalizationNet(self.training.network)
+        self._load(net)
+        return net.eval()
+
+    def _load(self, net: torch.nn.Module) -> None:
         try:
             net.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UsageError(
-                f"{self.source} holds weights that do not fit its network {self.training.network.timm_name} ({reason}); "
+                f"{self.source} holds weights that do not fit its network {self.training.title} ({reason}); "
                 "use a checkpoint that this version wrote"
             ) from error
-        return net.eval()
 
     def open_features(self, store: str, version: str | None) -> FeatureSet:
         """A set in a store whose features the network knows.
@@ -159,6 +183,7 @@ class Checkpoint:
             "training": self.training.to_json(),
             "region": asdict(self.region),
             "features": {"version": self.features.version, "spec": self.features.spec.to_json(), "basis": self.features.basis},
+            **({} if self.place is None else {"receivers": self.place.websdr_id.tolist(), "grid_km": self.place.cell_m / 1000}),
         }
 
 
@@ -193,11 +218,12 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         region = Region.from_json(parameters["region"], name)
         features = TrainedOn.from_state(content["features"], name)
         epoch, step = int(content["epoch"]), int(content["global_step"])
+        place = SessionPlace.from_json(parameters["place"], name) if "place" in parameters else None
         own = {key.removeprefix(NET): tensor for key, tensor in weights.items() if key.startswith(NET)}
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{name} is no checkpoint of heimdall train ({error!r} is missing); give one that it wrote") from error
     sha256, run_id = hashlib.sha256(data).hexdigest(), content.get("run_id")
-    return Checkpoint(name, sha256, training, region, features, epoch, step, run_id, own)
+    return Checkpoint(name, sha256, training, region, features, epoch, step, run_id, own, place)
 
 
 def _read(name: str) -> bytes:

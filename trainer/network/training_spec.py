@@ -12,6 +12,7 @@ from featurestore.tensor.spec import differing_fields
 from trainer.network.augment import AugmentSpec
 from trainer.network.loss import LossSpec
 from trainer.network.model import NetworkSpec
+from trainer.network.session.spec import SessionSpec
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,22 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """Everything that makes a trained network what it is, but for the data."""
+    """Everything that makes a trained network what it is, but for the data.
+
+    `session` says how sessions are located; `None`: captures are, one by one.
+    """
 
     network: NetworkSpec = NetworkSpec()  # noqa: RUF009 - frozen, as all of them are
     optimizer: OptimizerSpec = OptimizerSpec()
     loss: LossSpec = LossSpec()  # noqa: RUF009
     augment: AugmentSpec = AugmentSpec()  # noqa: RUF009
     seed: int = 42
+    session: SessionSpec | None = None
+
+    @property
+    def title(self) -> str:
+        """What reports call the network."""
+        return self.network.timm_name if self.session is None else self.session.title
 
     def to_json(self) -> dict[str, Any]:
         """All fields, nested; plain values."""
@@ -68,6 +78,7 @@ class TrainingSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
         """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        values = {"session": None, **values}  # which earlier versions do not have
         if odd := differing_fields(cls, values):
             raise UsageError(
                 f"{source} holds no training this version understands: fields {odd} differ; use a matching version"
@@ -79,7 +90,8 @@ class TrainingSpec:
                     f"{source} holds no {name} this version understands: fields {odd} differ; use a matching version"
                 )
             parts[name] = kind(**values[name])
-        return cls(**parts, seed=values["seed"])
+        session = None if values["session"] is None else SessionSpec.from_json(values["session"], source)
+        return cls(**parts, seed=values["seed"], session=session)
 
     def flat(self) -> dict[str, Any]:
         """All fields under names such as `optimizer.learning_rate`."""

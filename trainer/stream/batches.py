@@ -25,7 +25,7 @@ import torch
 from featurestore.errors import UsageError
 from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
-from trainer.stream.order import PADDING, BatchPlan, EpochOrder, OrderSpec
+from trainer.stream.order import BatchPlan, EpochOrder, OrderSpec
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
 from trainer.stream.ring import Ring
 from trainer.stream.session_order import SessionPlan
@@ -149,7 +149,8 @@ class BatchStream:
             for _ in range(start_batch, order.n_batches):
                 asked = perf_counter()
                 batch, n_rows, done = epoch.next_batch()
-                self._lane.hand_over(done, *batch.tensors())
+                if done is not None:
+                    self._lane.hand_over(done, *batch.tensors())
                 stats.waited_s += perf_counter() - asked
                 stats.batches += 1
                 stats.rows += n_rows
@@ -201,8 +202,7 @@ class BatchStream:
         """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
         if self._ring is None and self._resident is None:
             self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
-        position, receiver = self._source.feature_set.labels.position, self._source.receiver
-        ring, resident, lane = self._ring, self._resident, self._lane
+        position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
 
         def assemble(plan: BatchPlan, chunks: list[Tensors], number: int) -> Ready:
             with lane.use():
@@ -211,7 +211,7 @@ class BatchStream:
                 elif ring is not None:
                     features = ring.gather(plan, chunks, number, second)
                 if isinstance(plan, SessionPlan):
-                    batch: Batch = _session_batch(plan, features, lane, position, receiver)
+                    batch: Batch = _session_batch(plan, features, lane, position)
                 else:
                     batch = Batch(features, _positions(plan, plan.rows, position), lane.bring(torch.from_numpy(plan.rows)))
                 done = lane.mark()
@@ -225,14 +225,10 @@ def _positions(plan: BatchPlan, rows: Index, position: npt.NDArray[np.float64]) 
     return torch.from_numpy(position[rows] if plan.chunks else np.full((len(rows), 2), math.nan))
 
 
-def _session_batch(
-    plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64], receiver: npt.NDArray[np.int32]
-) -> SessionBatch:
+def _session_batch(plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64]) -> SessionBatch:
     shape = len(plan.session), plan.width
-    row = plan.in_places.reshape(shape)
-    present = row >= 0
-    parts = row, np.where(present, receiver[row], PADDING).astype(np.int64), present, plan.session
-    at_device = [lane.bring(torch.from_numpy(part)) for part in parts]
+    row, receiver = plan.places.reshape(shape), plan.receiver.reshape(shape)
+    at_device = [lane.bring(torch.from_numpy(part)) for part in (row, receiver, row >= 0, plan.session)]
     where = _positions(plan, row[:, 0], position)  # of the first row of each session
     return SessionBatch(features.view(*shape, *features.shape[1:]), where, *at_device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import partial
@@ -145,6 +145,7 @@ def plan_captures(recording: Recording, label: Label, session: UUID, options: In
         if start_ns is not None:
             began_ns = capture_time_ns(recording, start_ns, start / ratio, (start + length) / ratio, rate_hz)
             sigma_s = None if began_ns is None else label.time_sigma_s or recording.time_sigma_s
+        record = replace(record, start_time_ns=began_ns, time_sigma_s=sigma_s)
         place = start, start + length
         captures.append(Capture(record, key, recording, ratio, *place, swap_iq, options.dtype, began_ns, sigma_s))
     return captures

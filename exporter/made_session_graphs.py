@@ -1,0 +1,107 @@
+"""All graphs of a release that locates sessions: exported, validated and measured, in fp32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from exporter.graph.onnx_file import ExportedGraph
+from exporter.graph.runtime import median_latencies_ms, open_session
+from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
+from exporter.graph.session_rows import SessionRows
+from exporter.made_graphs import RAW, MadeGraphs, Workshop, measured_split
+from exporter.predict.session_files import by_path, gather
+from exporter.predict.session_predictor import SessionPredictor
+from exporter.release.release import IQ_MODEL, MODEL
+from exporter.validate.precision_table import AUTO, BATCH, Measured, choose
+from exporter.validate.raw_captures import fetch_sessions
+from exporter.validate.validate import Validation
+from exporter.validate.validate_sessions import validate_session_iq, validate_sessions
+from featurestore.errors import UsageError
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split
+from trainer.network.geometry import geodesic_m
+
+FP32 = "fp32"
+MAX_SESSIONS = 128
+REPEATS = 5
+
+
+def make_session_graphs(workshop: Workshop) -> MadeGraphs:
+    """Export, validate and measure; see `exporter.made_graphs.make_graphs`.
+
+    Raises:
+        DataQualityError: when a graph does not compute what PyTorch computes; the worst sessions are named.
+        UsageError: when another precision is asked for, a graph is too large, or something is not usable.
+    """
+    request, feature_set = workshop.request, workshop.feature_set
+    if request.precision not in (FP32, AUTO):
+        raise UsageError(
+            f"precision is {request.precision!r}, and {workshop.checkpoint.source} locates sessions, in {FP32} only; use "
+            f"--precision {FP32}"
+        )
+    graphs, validation = [], {}
+    with workshop.stage(f"export {MODEL}"):
+        graphs.append(export_session_graph(workshop.checkpoint, workshop.file(FP32, MODEL), workshop.release))
+    with workshop.stage(f"validate {MODEL}"):
+        found = validate_sessions(graphs[0].path, workshop.checkpoint, feature_set, tolerance=request.tolerance)
+        validation[MODEL] = replace(found, graph=MODEL)
+        validation[MODEL].require()
+    if request.raw is not None and request.with_iq:
+        with workshop.stage(f"export {IQ_MODEL}"):
+            graphs.append(export_session_iq_graph(workshop.checkpoint, workshop.file(FP32, IQ_MODEL), workshop.release))
+        with workshop.stage(f"validate {IQ_MODEL}"):
+            validation[IQ_MODEL] = _validate_iq(workshop, graphs[1], request.raw)
+            validation[IQ_MODEL].require()
+    split, notes = measured_split(feature_set)
+    with workshop.stage("measure"):
+        measured = measure_sessions(graphs[0], feature_set, split)
+    largest = replace(measured, size_bytes=max(graph.size_bytes for graph in graphs))
+    choose([largest], request.precision, request.max_size_mb)
+    notes = ["a network for sessions is published in fp32 only", *notes]
+    return MadeGraphs(tuple(graphs), validation, None, (measured,), split.name.lower(), tuple(notes))
+
+
+def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split, repeats: int = REPEATS) -> Measured:
+    """What a graph costs, and how far it errs on some sessions of a split.
+
+    Raises:
+        DataQualityError: when the split has no sessions.
+    """
+    rows = SessionPredictor(graph.path).read_set(feature_set, split, MAX_SESSIONS)
+    session = open_session(graph.path)
+    predictor = SessionPredictor(graph.path)
+    error = geodesic_m(rows.position, predictor.run(rows)[0])
+    return Measured(
+        precision=graph.info.precision,
+        path=graph.path,
+        size_bytes=graph.size_bytes,
+        rows=len(rows),
+        difference_mean_m=0.0,
+        difference_max_m=0.0,
+        sigma_difference=0.0,
+        error_mean_m=float(error.mean()),
+        error_median_m=float(np.median(error)),
+        latency_ms=session_latencies({"it": session}, rows, repeats)["it"],
+    )
+
+
+def session_latencies(sessions: dict[str, Any], rows: SessionRows, repeats: int = REPEATS) -> dict[str, dict[int, float]]:
+    """Of each ONNX Runtime session: batch size → median milliseconds of one call."""
+    found: dict[str, dict[int, float]] = {name: {} for name in sessions}
+    for size in (1, BATCH):
+        inputs = {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.inputs("features").items()}
+        calls = {name: lambda one=one, given=inputs: one.run(None, given) for name, one in sessions.items()}
+        for name, milliseconds in median_latencies_ms(calls, repeats).items():
+            found[name][size] = milliseconds
+    return found
+
+
+def _validate_iq(workshop: Workshop, graph: ExportedGraph, raw: str) -> Validation:
+    directory = workshop.directory / RAW
+    paths = fetch_sessions(workshop.feature_set, Split.VAL, raw, directory, workshop.request.captures)
+    sessions = gather(by_path(paths))
+    found = validate_session_iq(graph.path, workshop.checkpoint, sessions, workshop.request.iq_tolerance)
+    return replace(found, graph=graph.path.name, split="val", feature_set=workshop.feature_set.version)

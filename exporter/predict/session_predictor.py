@@ -1,0 +1,162 @@
+"""Sessions located by an exported graph, with ONNX Runtime and numpy; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.graph.session_rows import ABSENT, SessionRows, read_sessions, receivers_of
+from exporter.predict.capture_input import CaptureInput
+from exporter.predict.opened_graph import OpenedGraph
+from featurestore.errors import DataQualityError, UsageError
+from featurestore.place.grid import Grid, Plane
+from featurestore.place.posterior import Posterior
+from featurestore.source.receivers import Receivers
+from featurestore.store.feature_set import FeatureSet
+from featurestore.store.split import Split
+
+SESSIONS_AT_ONCE = 16
+
+SessionOutputs = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32]]
+"""(n, 2) positions in degrees, (n, 2, 2) covariances in m², (n, rows, columns) log densities per m²."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """One session in files.
+
+    Attributes:
+        session_id: its name.
+        paths: of its captures.
+        receiver_id: (r,) who recorded each.
+        receiver_position: (r, 2) degrees, NaN where unknown.
+    """
+
+    session_id: str
+    paths: tuple[Path, ...]
+    receiver_id: npt.NDArray[np.int64]
+    receiver_position: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSession:
+    """Where one transmitter is.
+
+    Attributes:
+        session_id: its name.
+        receivers: numbers of those that heard it.
+        position: (2,) latitude, longitude in degrees, of least expected distance.
+        covariance_m2: (2, 2) of east and north.
+        posterior: the density.
+    """
+
+    session_id: str
+    receivers: tuple[int, ...]
+    position: npt.NDArray[np.float64]
+    covariance_m2: npt.NDArray[np.float64]
+    posterior: Posterior
+
+
+class SessionPredictor:
+    """An exported graph for sessions, ready to be used; may be used by several threads.
+
+    Args:
+        source: a file, its content, or what was opened already.
+        threads: that one operation may use; 0: one for each core.
+
+    Attributes:
+        info: what the graph says of itself.
+
+    Raises:
+        UsageError: when the graph is absent, damaged, not one of ours, or locates captures.
+    """
+
+    def __init__(self, source: Path | str | bytes | OpenedGraph, threads: int = 0) -> None:
+        graph = source if isinstance(source, OpenedGraph) else OpenedGraph.open(source, threads)
+        self.name, self._session, self.info = graph.name, graph.session, graph.info
+        self.info.require_located("session", self.name)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the densities."""
+        region, grid = self.info.region, (self.info.session or {})["grid"]
+        east = grid["east_m"] + grid["cell_m"] * np.arange(grid["columns"])
+        north = grid["north_m"] + grid["cell_m"] * np.arange(grid["rows"])
+        return Grid(Plane(region["latitude"], region["longitude"]), east, north, grid["cell_m"])
+
+    @cached_property
+    def receivers(self) -> Receivers:
+        """Those that training knew, as far as their positions are known."""
+        return receivers_of(self.info.session)
+
+    def run(self, rows: SessionRows, batch_size: int = SESSIONS_AT_ONCE) -> SessionOutputs:
+        """The graph's outputs for all sessions, so many at a time.
+
+        Raises:
+            DataQualityError: when an output is not a number.
+        """
+        parts = [
+            self._session.run(None, rows.inputs(self.info.input, slice(start, start + batch_size)))
+            for start in range(0, len(rows), batch_size)
+        ]
+        positions, covariances, log_density = (np.concatenate(values) for values in zip(*parts, strict=True))
+        bad = np.flatnonzero(~(np.isfinite(positions).all(axis=1) & np.isfinite(covariances).all(axis=(1, 2))))
+        if len(bad):
+            raise DataQualityError(
+                f"{self.name} makes no numbers of {len(bad)} of {len(rows)} sessions, the first being "
+                f"{rows.session_id[bad[0]]}; look at its captures"
+            )
+        return positions, covariances, log_density
+
+    def predict(self, rows: SessionRows) -> Iterator[PredictedSession]:
+        """One prediction for each session, in order.
+
+        Raises:
+            DataQualityError: when an output is not a number.
+        """
+        for start in range(0, len(rows), SESSIONS_AT_ONCE):
+            part = rows.select(slice(start, start + SESSIONS_AT_ONCE))
+            for index, (position, covariance, log_density) in enumerate(zip(*self.run(part), strict=True)):
+                heard = np.unique(part.receiver_id[index][part.present[index]])
+                posterior = Posterior(self.grid, log_density.astype(np.float64))
+                yield PredictedSession(part.session_id[index], tuple(heard.tolist()), position, covariance, posterior)
+
+    def read_set(self, feature_set: FeatureSet, split: Split, limit: int | None = None) -> SessionRows:
+        """Sessions of a feature set as the graph takes them.
+
+        Raises:
+            UsageError: when the graph takes IQ, or other features than the set has.
+            DataQualityError: when the split has no sessions.
+        """
+        self.info.require_takes(feature_set, self.name)
+        return read_sessions(feature_set, split, receivers_of(self.info.session, feature_set.receivers), limit)
+
+    def read_files(self, sessions: Sequence[Heard], sample_rate_hz: float | None) -> SessionRows:
+        """Sessions in files as the graph takes them.
+
+        Raises:
+            UsageError: when the graph takes features, the rate is another, or a file is not usable; it is named.
+        """
+        if self.info.input != "iq":
+            raise UsageError(f"{self.name} takes {self.info.input}, not captures; use the model-iq.onnx of the same release")
+        captures = CaptureInput(self.info.spec, self.name)
+        captures.require_rate(sample_rate_hz)
+        shape = (len(sessions), max(len(session.paths) for session in sessions))
+        iq = np.full((*shape, 2, self.info.spec.windows_per_capture * self.info.spec.span), np.nan, np.float32)
+        receiver, where = np.full(shape, ABSENT), np.full((*shape, 2), np.nan, np.float32)
+        for line, session in enumerate(sessions):
+            n_captures = len(session.paths)
+            for place, path in enumerate(session.paths):
+                iq[line, place] = captures.read_windows(path)
+            known: Any = np.isfinite(session.receiver_position)
+            own = self.receivers.positions_of(session.receiver_id)
+            receiver[line, :n_captures] = session.receiver_id
+            where[line, :n_captures] = np.where(known, session.receiver_position, own)
+        names = tuple(session.session_id for session in sessions)
+        return SessionRows(iq, receiver, where, receiver != ABSENT, names, np.full((len(sessions), 2), np.nan))

@@ -1,0 +1,128 @@
+"""What an evaluation of sessions found, as JSON for machines and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurestore.source.receivers import Receivers
+from trainer.evaluate.baselines import Baseline
+from trainer.evaluate.evaluation import format_table
+from trainer.evaluate.metrics import threshold_name, thresholds_m
+from trainer.evaluate.session_metrics import SessionPredictions
+from trainer.evaluate.sessions import EncodedSessions
+from trainer.network.checkpoints import Checkpoint
+
+GROUPS = (
+    ("receivers present", "by_receivers_present"),
+    ("receiver", "by_receiver"),
+    ("strongest SNR", "by_snr"),
+    ("time", "by_time"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SessionEvaluation:
+    """How good a network for sessions is on a split.
+
+    Attributes:
+        checkpoint: the network.
+        version: of the feature set.
+        split: of the feature set.
+        split_by: what the set's split never tears apart: `session` or `region`.
+        encoded: the sessions.
+        predictions: of them, from all of their captures.
+        metrics: see `session_metrics.measure_sessions`; and `by_receivers_present`.
+        baselines: as far as the set and the split have them.
+        notes: what a reader should know before comparing numbers.
+        receivers: where receivers stand.
+        device: on which the network ran.
+        seconds: that all of it took.
+        files: that were written.
+    """
+
+    checkpoint: Checkpoint
+    version: str
+    split: str
+    split_by: str
+    encoded: EncodedSessions
+    predictions: SessionPredictions
+    metrics: dict[str, Any]
+    baselines: dict[str, Baseline]
+    notes: tuple[str, ...]
+    receivers: Receivers
+    device: str
+    seconds: float
+    files: tuple[Path, ...] = ()
+
+    @property
+    def thresholds_m(self) -> tuple[int, ...]:
+        """Those of `within_…`."""
+        return thresholds_m(self.checkpoint.region.half_extent_m)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows behind the sessions."""
+        return int(self.encoded.table.present.sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the single predictions, as plain values."""
+        return {
+            "checkpoint": self.checkpoint.describe(),
+            "version": self.version,
+            "split": self.split,
+            "split_by": self.split_by,
+            "located": "session",
+            "sessions": len(self.predictions),
+            "rows": self.n_rows,
+            "metrics": self.metrics,
+            "baselines": {name: baseline.to_json(self.thresholds_m) for name, baseline in self.baselines.items()},
+            "notes": list(self.notes),
+            "device": self.device,
+            "seconds": self.seconds,
+            "files": [str(path) for path in self.files],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Network and baselines side by side, then the network by groups."""
+        yield f"{self.checkpoint.source} ({self.checkpoint.training.title}, epoch {self.checkpoint.epoch})"
+        yield (
+            f"on the {self.split} split (by {self.split_by}) of feature set {self.version}: "
+            f"{len(self.predictions):,} sessions, {self.n_rows:,} rows"
+        )
+        yield ""
+        yield from format_table(self.comparison())
+        for title, name in GROUPS:
+            if self.metrics[name]:
+                yield ""
+                yield from format_table(by_session_group(title, self.metrics[name]))
+        for part in ([f"note: {note}" for note in self.notes], [f"wrote {path}" for path in self.files]):
+            yield from ["", *part] if part else []
+
+    def comparison(self) -> Iterator[Sequence[str]]:
+        """Network and baselines, row by row; the first one names the columns."""
+        found = self.metrics
+        errors = [found, *(baseline.to_json(self.thresholds_m) for baseline in self.baselines.values())]
+        yield ["", "network", *(baseline.label for baseline in self.baselines.values())]
+        for name in ("mean", "median", "p68", "p90", "p95"):
+            yield [f"{name} error, km", *(f"{each[f'error_{name}_m'] / 1000:,.2f}" for each in errors)]
+        for limit in self.thresholds_m:
+            name = threshold_name(limit)
+            yield [f"within {name.replace('_', ' ')}", *(f"{each[f'within_{name}']:.1%}" for each in errors)]
+        yield ["mean error that posteriors expect, km", f"{found['expected_error_m'] / 1000:,.2f}"]
+        yield ["in the 39.3% region", f"{found['coverage_1_sigma']:.1%}"]
+        yield ["in the 86.5% region", f"{found['coverage_2_sigma']:.1%}"]
+        yield ["area of the 86.5% region, km² (median)", f"{found['area_86_median_km2']:,.0f}"]
+        yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
+
+
+def by_session_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
+    """Metrics of groups of sessions, row by row; the first one names the columns."""
+    yield [title, "sessions", "mean, km", "median", "p90", "expected", "in 39.3%", "in 86.5%", "86.5%, km²", "NLL"]
+    for name, found in groups.items():
+        errors = [f"{found[f'error_{key}_m'] / 1000:,.2f}" for key in ("mean", "median", "p90")]
+        coverage = [f"{found[f'coverage_{k}_sigma']:.1%}" for k in (1, 2)]
+        rest = [*coverage, f"{found['area_86_median_km2']:,.0f}", f"{found['nll']:.2f}"]
+        yield [name, f"{found['rows']:,}", *errors, f"{found['expected_error_m'] / 1000:,.2f}", *rest]

@@ -1,0 +1,176 @@
+"""The report of an evaluation of sessions: `evaluate --html`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from featurestore.page.charts import to_svg
+from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, figure, paragraph, table
+from featurestore.store.feature_set import FeatureSet
+from trainer.evaluate.charts import cdf_figure
+from trainer.evaluate.curves import read_run, training_section
+from trainer.evaluate.session_evaluation import GROUPS, SessionEvaluation, by_session_group
+from trainer.evaluate.session_plots import (
+    chosen_sessions,
+    draw_by_receivers,
+    draw_level_map,
+    draw_posterior,
+    posteriors_of,
+)
+from trainer.network.session.nets import RadioMapNet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from featurestore.place.posterior import Posterior
+
+MAX_MAPS = 24
+HEIGHT = 300
+POSTERIOR_KEYS = (
+    Key("blue", "39.3% (thick) and 86.5% contour, and the place of least expected distance"),
+    Key("red", "true place"),
+    Key("black", "receivers that took part", "▲"),
+)
+
+
+def describe_sessions(found: SessionEvaluation, feature_set: FeatureSet, tracking_uri: str | None) -> Page:
+    """The report.
+
+    Args:
+        found: the evaluation.
+        feature_set: that it was made on.
+        tracking_uri: of MLflow, for the curves; that it does not answer is said on the page, and is no error.
+    """
+    checkpoint = found.checkpoint
+    title, count = checkpoint.training.title, len(found.predictions)
+    maps = [Section("Radio maps", tuple(_maps(found)))] if isinstance(found.encoded.net, RadioMapNet) else []
+    return Page(
+        title=f"Evaluation of {checkpoint.source}",
+        lead=(f"{title}, epoch {checkpoint.epoch}: {count:,} {found.split} sessions of {feature_set.url}.",),
+        cards=tuple(_cards(found)),
+        sections=(
+            Section("How well", tuple(_metrics(found))),
+            Section("By receivers present", tuple(_by_receivers(found))),
+            Section("Posteriors", tuple(_posteriors(found))),
+            *maps,
+            Section("Where errors are", tuple(_groups(found))),
+            Section("Training", tuple(training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch))),
+            Section("What was evaluated", (_identity(found, feature_set),)),
+        ),
+    )
+
+
+def _cards(found: SessionEvaluation) -> Iterable[Card]:
+    metrics = found.metrics
+    yield Card("median error", f"{metrics['error_median_m'] / 1000:,.2f} km", f"mean {metrics['error_mean_m'] / 1000:,.2f} km")
+    yield Card(
+        "90% of sessions within", f"{metrics['error_p90_m'] / 1000:,.2f} km", f"95% {metrics['error_p95_m'] / 1000:,.2f} km"
+    )
+    for baseline in found.baselines.values():
+        theirs = baseline.to_json(found.thresholds_m)
+        yield Card(baseline.label, f"{theirs['error_median_m'] / 1000:,.2f} km", "median error of this baseline")
+    yield Card("in the 39.3% region", f"{metrics['coverage_1_sigma']:.1%}", "39.3% when posteriors are right")
+    yield Card("in the 86.5% region", f"{metrics['coverage_2_sigma']:.1%}", "86.5% when posteriors are right")
+    yield Card("86.5% region", f"{metrics['area_86_median_km2']:,.0f} km²", "median area")
+    yield Card("sessions", f"{len(found.predictions):,}", f"{len(metrics['by_receiver'])} receivers")
+
+
+def _metrics(found: SessionEvaluation) -> list[Html]:
+    header, *rows = found.comparison()
+    errors = {"network": found.predictions.error_m, **{each.label: each.error_m for each in found.baselines.values()}}
+    return [
+        *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
+        beside(cdf_figure(errors), table("Network and baselines", header, rows)),
+    ]
+
+
+def _by_receivers(found: SessionEvaluation) -> list[Html]:
+    groups = found.metrics["by_receivers_present"]
+    told = ", ".join(f"{name} {group['error_mean_m'] / 1000:.3g} km" for name, group in groups.items())
+
+    def draw(drawn: Figure) -> None:
+        draw_by_receivers(drawn.subplots(), found)
+
+    header, *rows = by_session_group("receivers present", groups)
+    picture = to_svg(draw, f"Mean error by receivers present: {told}", HEIGHT)
+    caption = "Each session is located from random subsets of its captures; a subset holds the smaller ones."
+    return [beside(figure("Error by receivers present", picture, caption), table("By receivers present", header, rows))]
+
+
+def _posteriors(found: SessionEvaluation) -> list[Html]:
+    shown = chosen_sessions(found.predictions.error_m)
+    figures = []
+    for (name, number), posterior in zip(shown, posteriors_of(found, [number for _, number in shown]), strict=True):
+        figures.append(_posterior(found, name, number, posterior))
+    return [charts(*figures)]
+
+
+def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Html:
+    predictions = found.predictions
+    session = "".join(f"{byte:02x}" for byte in found.encoded.table.session_id[number].tolist())
+    error, area = predictions.error_m[number] / 1000, predictions.area_km2[number]
+
+    def draw(drawn: Figure) -> None:
+        draw_posterior(drawn.subplots(), found, number, posterior)
+
+    told = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
+    caption = f"Session {session[:8]}…: {area:,.0f} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
+    return figure(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, told, HEIGHT), caption, POSTERIOR_KEYS)
+
+
+def _maps(found: SessionEvaluation) -> list[Html]:
+    net, place = found.encoded.net, found.encoded.place
+    if not isinstance(net, RadioMapNet):
+        return []
+    figures, rows = [], []
+    labels = dict(zip(found.receivers.websdr_id.tolist(), found.receivers.labels(), strict=True))
+    for column, number in enumerate(place.websdr_id.tolist()):
+        name = f"{number} {labels.get(number, '')}".strip()
+        exponent, sigma, length, noise = net.table[column].tolist()
+        rows.append((name, f"{exponent:.2f}", f"{sigma:.1f}", f"{length:.1f}", f"{noise:.1f}"))
+        if column < MAX_MAPS:
+            figures += [_map(found, column, name, spread=spread) for spread in (False, True)]
+    header = ("receiver", "path-loss exponent", "shadowing, dB", "length, km", "noise, dB")
+    told = (
+        f"Power of transmitters varies by {float(net.power) ** 0.5:.1f} dB. Levels are those that the encoder was trained on. "
+        "The map is sure where sessions of the training were near, and falls back on the distance law elsewhere."
+    )
+    return [paragraph(told), table("What was fitted", header, rows), charts(*figures)]
+
+
+def _map(found: SessionEvaluation, column: int, name: str, *, spread: bool) -> Html:
+    what = "σ of the map" if spread else "level"
+
+    def draw(drawn: Figure) -> None:
+        axis = drawn.subplots()
+        drawn.colorbar(draw_level_map(axis, found, column, spread=spread), ax=axis, shrink=0.8)
+
+    return figure(f"Receiver {name}: {what}, dB", to_svg(draw, f"Map of receiver {name}: {what} in dB", HEIGHT))
+
+
+def _groups(found: SessionEvaluation) -> list[Html]:
+    tables = []
+    for title, name in GROUPS[1:]:
+        if found.metrics[name]:
+            header, *rows = by_session_group(title, found.metrics[name])
+            tables.append(table(f"By {title}", header, rows))
+    return tables
+
+
+def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Html:
+    checkpoint, place = found.checkpoint, found.encoded.place
+    region = checkpoint.region
+    rows: list[Sequence[str]] = [
+        ("checkpoint", checkpoint.source),
+        ("SHA-256", checkpoint.sha256),
+        ("network", checkpoint.training.title),
+        ("epoch (from 0) and step", f"{checkpoint.epoch}, {checkpoint.step:,}"),
+        ("trained on feature set", checkpoint.features.version),
+        ("receivers that it knows", ", ".join(map(str, place.websdr_id.tolist()))),
+        ("grid", f"{place.grid.shape[1]} × {place.grid.shape[0]} cells of {place.cell_m / 1000:g} km"),
+        ("evaluated on", f"{found.split} split (by {found.split_by}) of {feature_set.url}"),
+        ("region", f"{region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}°, {region.longitude:.4f}°"),
+        ("device", f"{found.device}, {found.seconds:,.1f} s"),
+    ]
+    return table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))

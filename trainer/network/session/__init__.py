@@ -1,0 +1,1 @@
+"""Locating sessions: level readers, the kriged radio map, attention over receivers, posteriors. No I/O."""
