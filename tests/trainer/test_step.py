@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,27 @@ def test_a_backward_pass_that_cannot_be_compiled_is_found_before_the_first_step(
     assert line.endswith("); training goes on without it")
     fit(plain)
     assert same_weights(tiny.last, plain.last)
+
+
+@torch_warns
+def test_a_compiler_that_goes_missing_between_forward_and_backward_pass_is_found_in_the_rehearsal() -> None:
+    import torch._inductor.config as inductor
+
+    said: list[str] = []
+    wave = Compiled(lambda x: (x.sin() * x.exp()).sum(), said.append)
+    x = torch.linspace(0.1, 0.9, 37, requires_grad=True)
+
+    def step(function: Callable[[Tensor], Tensor]) -> None:
+        y = function(x)
+        with inductor.patch({"cpp.cxx": ("/no/compiler",)}):
+            torch.autograd.grad(y, x)
+
+    wave.rehearse(step)
+    (line,) = said
+    assert line.startswith("warning: --compile does not work here (")
+    wave(x).backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, (x.exp() * (x.sin() + x.cos())).detach())
 
 
 @torch_warns
