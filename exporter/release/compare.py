@@ -7,7 +7,7 @@ replacement, for the confidence interval, is sessions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from exporter.graph.metadata import GraphInfo
 from exporter.graph.rows import Rows, read_rows
-from exporter.graph.runtime import Outputs, median_latencies_ms, open_session, run
+from exporter.graph.runtime import Outputs, median_latencies_ms, run
+from exporter.predict.opened_graph import OpenedGraph
 from exporter.release.compare_report import describe_comparison
 from exporter.release.comparison import BATCHES, Comparison, Interval, Paired, Side
 from exporter.release.latest import read_release
@@ -86,9 +87,17 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     releases = [read_release(request.models, name) for name in (request.a, request.b)]
     version = request.version or str(releases[0].about.get("feature_set"))
     feature_set = open_set(request.store, version)
-    opened = [_open(release, feature_set) for release in releases]
-    rows = read_rows(feature_set, Split[request.split.upper()])
+    graphs = [_open(release, feature_set) for release in releases]
     progress = progress or Silent()
+    if len(kinds := {graph.info.located for graph in graphs}) > 1:
+        of = " and ".join(f"{graph.name} locates {graph.info.located}s" for graph in graphs)
+        raise UsageError(f"{of}: these have no rows in common; compare releases of one kind")
+    if kinds == {"session"}:
+        from exporter.release.compare_sessions import compare_sessions
+
+        return compare_sessions(request, list(zip(releases, graphs, strict=True)), feature_set, progress)
+    opened = [(graph.session, graph.info) for graph in graphs]
+    rows = read_rows(feature_set, Split[request.split.upper()])
     progress.start("predict", 2 * len(rows.features), "rows")
     outputs = [run(session, rows.features, BATCHES[-1], progress) for session, _ in opened]
     predictions = [
@@ -112,7 +121,7 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
         )
         for index, (release, (_, info)) in enumerate(zip(releases, opened, strict=True))
     ]
-    notes = tuple(note for side in sides for note in _maybe_trained_on(feature_set, side))
+    notes = tuple(note for side in sides for note in maybe_trained_on(feature_set, side))
     paired = Paired(rows.row, rows.capture_id, sessions, *predictions)
     compared = Comparison(sides[0], sides[1], feature_set.version, request.split, len(rows), difference, notes, paired)
     if request.html is not None:
@@ -148,12 +157,10 @@ def paired_interval(
     return Interval(float(difference_m.mean()), low, high, confidence, len(counts))
 
 
-def _open(release: Release, feature_set: FeatureSet) -> tuple[Any, GraphInfo]:
-    name = f"{release.url}/{MODEL}"
-    session = open_session(release.read(MODEL))
-    info = GraphInfo.from_props(session.get_modelmeta().custom_metadata_map, name)
-    info.require_takes(feature_set, name)
-    return session, info
+def _open(release: Release, feature_set: FeatureSet) -> OpenedGraph:
+    graph = replace(OpenedGraph.open(release.read(MODEL)), name=f"{release.url}/{MODEL}")
+    graph.info.require_takes(feature_set, graph.name)
+    return graph
 
 
 def _predictions(found: Outputs, rows: Rows, feature_set: FeatureSet, info: GraphInfo, release: Release) -> Predictions:
@@ -194,7 +201,7 @@ def _latencies(sessions: list[Any], rows: Rows, progress: Progress) -> list[dict
     return found
 
 
-def _maybe_trained_on(feature_set: FeatureSet, side: Side) -> Iterator[str]:
+def maybe_trained_on(feature_set: FeatureSet, side: Side) -> Iterator[str]:
     """Whether a network may know these rows from its training, which would flatter it."""
     if side.feature_set == feature_set.version:
         return
