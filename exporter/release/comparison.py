@@ -135,8 +135,8 @@ class Comparison:
         yield from text_table(self.side_by_side(), right=(1, 2))
         found, one = self.difference, self.unit.removesuffix("s")
         yield (
-            f"error of {self.b.release} less that of {self.a.release}, {one} by {one}: {found.mean_m / 1000:+.3f} km on average, "
-            f"{100 * found.confidence:g}% interval {found.low_m / 1000:+.3f} to {found.high_m / 1000:+.3f} km "
+            f"error of {self.b.release} less that of {self.a.release}, {one} by {one}: {found.mean_m / 1000:+.3f} km on "
+            f"average, {100 * found.confidence:g}% interval {found.low_m / 1000:+.3f} to {found.high_m / 1000:+.3f} km "
             f"({found.sessions} sessions)"
         )
         yield from (f"note: {note}" for note in self.notes)
