@@ -50,11 +50,16 @@ bench: setup  ## Speed of build, planning, stream and training, each against som
 	$(BIN)/python bench/rebuild.py --s3
 	$(BIN)/python bench/rebuild.py
 	$(BIN)/python bench/planning.py
+	$(BIN)/python bench/pairs.py
 	$(BIN)/python bench/loaders.py
 	$(BIN)/python bench/loaders.py --s3 --rows 8192
 	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/training.py
+	$(BIN)/python bench/training.py --s3
 	$(BIN)/python bench/inference.py
 	$(BIN)/python bench/knowable.py
+	$(BIN)/python bench/sessions.py --sessions 4000
+	$(BIN)/python bench/sessions.py --levels 100000
 
 bench-check: setup  ## Does every script of bench/ still run, at its smallest size?
 	$(BIN)/python bench/check.py

@@ -8,6 +8,8 @@ from exporter.commands import export, predict, releases_group
 from featurestore.commands.build import build_features
 from featurestore.commands.features import features_group
 from featurestore.commands.inputs import demo, ingest, services_group, simulate
+from featurestore.commands.locate import locate
+from featurestore.commands.pairs import build_pairs
 from featurestore.commands.shell import CONTEXT, Group
 from trainer.commands import doctor, evaluate, sweep, train
 
@@ -22,7 +24,9 @@ for command in (
     services_group,
     simulate,
     ingest,
+    locate,
     build_features,
+    build_pairs,
     features_group,
     train,
     sweep,

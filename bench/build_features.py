@@ -1,6 +1,7 @@
 """How fast is the build, against the straightforward way and against bare reads and FFTs, all in this one run?
 
     python bench/build_features.py --captures 4096
+    python bench/build_features.py --s3 [--server swift]
 
 Writes captures of 192,000 complex128 samples (3.07 MB each) to a temporary directory, and measures, each in two processes
 and with the files in the page cache:
@@ -11,6 +12,15 @@ and with the files in the page cache:
 * build: `build-features` on two Dask workers, everything included once the cluster is up and has imported its modules.
 
 The issue's bars: build / naive of at least 15; build / bare FFTs of at least 0.6.
+
+With `--s3` captures and store are on an embedded S3 server, which shares the two cores. Only a window of each is read, so that
+they are short here (20,000 samples). Each in two processes, with as many requests under way as a build has:
+
+* bare window: one ranged GET per capture, by obstore;
+* bare header + window: two, as for objects that do not bring their layout as metadata;
+* read + log-mel: the bare window, and log-mel into memory that is thrown away.
+
+The bar there: build / (read + log-mel) of at least 0.85.
 """
 
 from __future__ import annotations
@@ -26,17 +36,23 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import obstore
 import scipy.fft
 import scipy.signal
 
 from featurestore import services
 from featurestore.build.build import BuildRequest, build
+from featurestore.build.rows_from_iq import read_ahead
 from featurestore.cluster import local_cluster
-from featurestore.objects.objects import Location
+from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
+from featurestore.source.captures import layout_metadata
 from featurestore.source.catalog import CaptureRecord, record
 from featurestore.source.snapshot import default_key
 from featurestore.tensor.mel import LogMel, mel_filters, taper
@@ -44,7 +60,11 @@ from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
 PROCESSES = 2
 SAMPLES = 192_000
+S3_SAMPLES = 20_000
+HEADER_BYTES = 128
+RAW = "s3://heimdall-raw"
 SPEC = FeatureSpec()
+Item = TypeVar("Item")
 
 
 def write_captures(raw: Path, count: int, first: int = 0) -> Iterator[CaptureRecord]:
@@ -101,7 +121,7 @@ def bare_logmel(paths: list[Path]) -> None:
         compute(read_window(path), out)
 
 
-def measure(work: Callable[[list[Path]], None], paths: list[Path]) -> float:
+def measure(work: Callable[[list[Item]], None], paths: list[Item]) -> float:
     """Captures per second of `work` in two processes; their start and imports apart."""
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         pool.map(work, [paths[:2]] * PROCESSES, chunksize=1)  # imports, tables
@@ -110,13 +130,87 @@ def measure(work: Callable[[list[Path]], None], paths: list[Path]) -> float:
         return len(paths) / (time.perf_counter() - began)
 
 
-def measure_build(raw: Path, directory: Path, catalog: str) -> tuple[float, float, float]:
+def windows_of(keys: list[str], *, header: bool) -> Iterator[npt.NDArray[np.complex128]]:
+    """The middle window of each capture in S3, in order, by threads of this process."""
+    store = open_objects(RAW).store
+    begin = HEADER_BYTES + 16 * SPEC.starts(S3_SAMPLES)[0]
+    end = begin + 16 * SPEC.span
+    starts, ends = ([0, begin], [HEADER_BYTES, end]) if header else ([begin], [end])
+
+    def get(key: str) -> npt.NDArray[np.complex128]:
+        parts = obstore.get_ranges(store, key, starts=starts, ends=ends, coalesce=0)
+        return np.frombuffer(memoryview(parts[-1]), np.complex128)
+
+    yield from read_ahead(get, keys, threads=True)
+
+
+def s3_window(keys: list[str]) -> None:
+    """Ranged GETs of windows, nothing else."""
+    for _ in windows_of(keys, header=False):
+        pass
+
+
+def s3_header_and_window(keys: list[str]) -> None:
+    """Ranged GETs of headers and windows."""
+    for _ in windows_of(keys, header=True):
+        pass
+
+
+def s3_logmel(keys: list[str]) -> None:
+    """Ranged GETs of windows, and log-mel, thrown away."""
+    compute, out = LogMel(SPEC), np.empty((3, SPEC.n_mels, SPEC.n_frames), np.float32)
+    for window in windows_of(keys, header=False):
+        compute(window, out)
+
+
+def upload(directory: Path) -> list[str]:
+    """Bring captures from a directory to S3, as `ingest` does; returns their keys."""
+    raw, paths = open_objects(RAW), sorted(directory.glob("sessions/*/*.npy"))
+
+    def put(path: Path) -> str:
+        key, data = path.relative_to(directory).as_posix(), path.read_bytes()
+        raw.put(key, data, metadata=layout_metadata(data))
+        path.unlink()
+        return key
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(put, paths))
+
+
+def bench_s3(server: str, captures: int, repeats: int) -> None:
+    """The same on an embedded S3 server; prints a table."""
+    global SAMPLES  # noqa: PLW0603 - what `write_captures` makes
+    SAMPLES = S3_SAMPLES
+    ways = {"bare window": s3_window, "bare header + window": s3_header_and_window, "read + log-mel": s3_logmel}
+    with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
+        directory = Path(name)
+        with services.running(directory / "services", s3=server or True) as running:
+            os.environ.update(running.environment)
+            record(running.catalog, write_captures(directory / "raw", captures))
+            keys = upload(directory / "raw")
+            speeds: dict[str, list[float]] = {way: [] for way in [*ways, "build"]}
+            for repeat in range(repeats):
+                for way, work in ways.items():
+                    speeds[way].append(measure(work, keys))
+                build_speed, bytes_ratio, peak_gb = measure_build(RAW, f"s3://heimdall-features/{repeat}", running.catalog)
+                speeds["build"].append(build_speed)
+            print(
+                f"{captures:,} captures on {Path(running.servers[0].name).name}, {repeats} turns; captures/s and their medians"
+            )
+            for way, found in speeds.items():
+                ratio = np.median(np.array(speeds["build"]) / np.array(found))
+                each = ", ".join(f"{speed:,.0f}" for speed in found)
+                print(f"{way:22}{np.median(found):8,.0f}   ({each})   build is {ratio:.2f} of it")
+            print(f"bytes read over needed {bytes_ratio:.4f}; peak of a worker {peak_gb:.2f} GB")
+
+
+def measure_build(raw: str, store: str, catalog: str) -> tuple[float, float, float]:
     """Captures per second, bytes read over bytes needed, and the peak memory of a worker in GB."""
     spec, split = SPEC, SplitSpec()
     with local_cluster(PROCESSES) as cluster:
 
-        def request(store: str, limit: int | None) -> BuildRequest:
-            locations = Location.parse(str(raw)), Location.parse(str(directory / store))
+        def request(name: str, limit: int | None) -> BuildRequest:
+            locations = Location.parse(raw), Location.parse(f"{store}/{name}")
             return BuildRequest(catalog, *locations, spec, split, limit=limit, scheduler=cluster.scheduler_address)
 
         build(request("warm-up", 1024), Silent())  # two chunks of full size: imports, tables and buffers
@@ -133,11 +227,16 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captures", type=int, default=4096)
+    parser.add_argument("--s3", action="store_true", help="captures and store on an embedded S3 server")
+    parser.add_argument("--server", choices=["seaweedfs", "swift"], help="which; by default SeaweedFS where it is installed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     arguments = parser.parse_args()
     if arguments.smallest:
         arguments.captures, arguments.repeats = 16, 1
+    if arguments.s3:
+        bench_s3(arguments.server, arguments.captures, arguments.repeats)
+        return
     with tempfile.TemporaryDirectory(prefix="heimdall-bench-") as name:
         directory = Path(name)
         raw = directory / "raw"
@@ -151,7 +250,7 @@ def main() -> None:
                 slow = measure(naive, paths[:128])
                 ffts = measure(bare_ffts, paths)
                 logmel = measure(bare_logmel, paths)
-                fast, bytes_ratio, peak_gb = measure_build(raw, directory / str(repeat), running.catalog)
+                fast, bytes_ratio, peak_gb = measure_build(str(raw), str(directory / str(repeat)), running.catalog)
                 print(
                     f"captures/s: naive {slow:,.0f}, bare FFTs {ffts:,.0f}, bare log-mel {logmel:,.0f}, build {fast:,.0f}\n"
                     f"  build over naive {fast / slow:.1f}, over bare FFTs {fast / ffts:.2f}, over bare log-mel "

@@ -11,18 +11,34 @@ network that learns from labelled captures cannot beat it on such a world, whate
 from __future__ import annotations
 
 import argparse
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.corpus.simulate.radiomap import path_loss_db, shadowing_db
+from featurestore.corpus.simulate.bound import (
+    Reception,
+    delay_information,
+    level_information,
+    pair_bound_s,
+    place_bound_m,
+    time_information,
+)
+from featurestore.corpus.simulate.radiomap import mean_level_dbm, path_loss_db, shadowing_db
+from featurestore.corpus.simulate.receiver import receiver_model
+from featurestore.corpus.simulate.render import Session
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import RECEIVERS, REGION_LATITUDE, REGION_LONGITUDE, Receiver, east_north_m
+from featurestore.corpus.simulate.waveform import CHANNEL_BANDWIDTH_HZ
 
 FADING_DB = 3.3
 """Standard deviation of a short capture's level under Rician fading of 6 dB (docs/simulator.md)."""
 
 MAP_SEED = 7
 SEED = 1
+SESSIONS = 200
+"""Enough for medians of bounds."""
+
 STEP_M = 1000.0
 NEGLIGIBLE = 1e-4
 """Of the largest weight."""
@@ -70,6 +86,30 @@ def errors_m(truth: Array, grid: Array, heard: Array, known: Array) -> Array:
     return np.asarray(np.hypot(*(found - truth).T))
 
 
+def print_bounds(count: int) -> None:
+    """Cramér–Rao bounds of sessions of a second, heard by seven receivers with GPS clocks: of pairs, and of places."""
+    spec = SimulationSpec(sessions=count, sites="uniform", clock="gps", seed=MAP_SEED)
+    pairs_s, places_m = [], []
+    for index in range(count):
+        session = Session(spec, index)
+        sent = session.sent
+        heard = [
+            Reception(
+                receiver,
+                mean_level_dbm(MAP_SEED, receiver, sent.place, sent.eirp_dbm, sent.frequency_mhz)[2]
+                - receiver_model(MAP_SEED, receiver).noise_dbm(CHANNEL_BANDWIDTH_HZ),
+            )
+            for receiver in RECEIVERS
+        ]
+        times, by_level = time_information(session, heard, sent.place), level_information(RECEIVERS, sent.place)
+        pairs_s += [pair_bound_s(delay_information(session, list(pair)), 0, 1) for pair in combinations(heard, 2)]
+        places_m.append([place_bound_m(each) for each in (times, by_level, times + by_level)])
+    quartiles = np.percentile(np.array(pairs_s) * 1e6, [25, 50, 75])
+    print(f"bound of a pair's delay            {quartiles[0]:.2f}, {quartiles[1]:.2f}, {quartiles[2]:.2f} µs (quartiles)")
+    for name, bound in zip(("times", "levels, law of distance only", "both"), np.median(places_m, axis=0), strict=True):
+        print(f"bound of a place, {name:30} median {bound / 1000:6.2f} km")
+
+
 def main() -> None:
     """Compute, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +141,7 @@ def main() -> None:
     alone = [errors_m(truth, grid, heard[:, [i]], known[:, [i]]) for i in range(len(receivers))]
     print(line("one receiver (each of the six)", np.concatenate(alone)))
     print(line("all six together", errors_m(truth, grid, heard, known)))
+    print_bounds(min(count, SESSIONS))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ people's work makes single figures vary; ratios are medians over the turns. Besi
 * bare gather, ring: the same into as many buffers as the stream has, so that each comes back from main memory: what is to be
   compared with the stream, whose batches stay valid while later ones are gathered.
 
-The consumer does nothing with a batch but to ask for the next one. With `--s3` the same set is read from the embedded S3
-server, against bare GETs of the same chunks by as many threads, by the faster one of obstore and boto3.
+The consumer does nothing with a batch but to ask for the next one. With `--s3` the same set is read from each embedded S3
+server, SeaweedFS and Swift, against bare GETs of the same chunks by as many threads, by the faster one of obstore and boto3.
 """
 
 from __future__ import annotations
@@ -176,14 +176,21 @@ def bench_files(directory: Path, n_rows: int, repeats: int) -> Iterator[str]:
 
 
 def bench_s3(directory: Path, n_rows: int, repeats: int) -> Iterator[str]:
-    """The stream and bare requests on the embedded S3 server."""
-    with services.running(directory / "services", postgres=False, buckets=["bench"]) as running:
+    """The stream and bare requests on each embedded S3 server."""
+    for server in ("seaweedfs", "swift"):
+        yield from bench_server(server, directory / server, n_rows, repeats)
+
+
+def bench_server(server: str, directory: Path, n_rows: int, repeats: int) -> Iterator[str]:
+    """The same on one of them."""
+    with services.running(directory, postgres=False, s3=server, buckets=["bench"]) as running:
+        open_objects.cache_clear()  # the other server has another address
         os.environ.update(running.environment)
         objects = open_objects("s3://bench/store")
         feature_set = write_set(objects, noise(n_rows))
         keys, threads = chunk_keys(feature_set), StreamOptions().threads
         data = FeatureStream(feature_set, DataOptions(BATCH, pool_chunks=POOL), StreamOptions(threads, cache="off"))
-        client = boto3.client("s3")
+        client = boto3.Session().client("s3")
         pool = ThreadPoolExecutor(threads)
 
         def by_obstore(key: str) -> int:
@@ -201,7 +208,7 @@ def bench_s3(directory: Path, n_rows: int, repeats: int) -> Iterator[str]:
             way()
         speeds = measure(ways, repeats)
         pool.shutdown()
-    yield f"{n_rows:,} rows, embedded S3, whole objects, {threads} threads, {repeats} turns"
+    yield f"{n_rows:,} rows, {server}, whole objects, {threads} threads, {repeats} turns"
     yield from table(speeds, "samples/s", OFF)
     best = max(gets, key=lambda way: median(speeds[way]))
     yield verdict(f"{OFF}, against {best}", ratio(speeds, OFF, best), FROM_S3)

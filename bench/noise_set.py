@@ -21,7 +21,7 @@ from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild
 from featurestore.objects.objects import Objects
 from featurestore.progress import Silent
-from featurestore.source.snapshot import Listing, Snapshot
+from featurestore.source.snapshot import NO_TIMESTAMP, Listing, Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, write_basis
 from featurestore.store.feature_set import FeatureSet, open_set
@@ -100,6 +100,8 @@ def _snapshot(n_rows: int, spec: FeatureSpec, receivers: int) -> Snapshot:
         sample_rate_hz=np.full(n_rows, spec.sample_rate_hz, np.float64),
         snr_db=rng.uniform(0, 30, n_rows).astype(np.float32),
         timestamp=np.arange(n_rows) * 1_000_000_000,
+        start_time_ns=np.full(n_rows, NO_TIMESTAMP),
+        time_sigma_s=np.full(n_rows, np.nan),
         custom_keys={},
         query="",
     )

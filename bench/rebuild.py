@@ -22,18 +22,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import build_features
-from build_features import SPEC, write_captures
+from build_features import SPEC, upload, write_captures
 
 from featurestore import services
 from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import local_cluster
-from featurestore.objects.objects import Location, open_objects
+from featurestore.objects.objects import Location
 from featurestore.progress import Silent
 from featurestore.source.catalog import record
 from featurestore.tensor.spec import SplitSpec
@@ -64,9 +63,7 @@ def write(request: BuildRequest, directory: Path, count: int, first: int = 0) ->
         for path in paths:
             path.read_bytes()  # into the page cache
         return
-    raw = open_objects(request.raw.url)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda path: raw.put(path.relative_to(directory).as_posix(), path.read_bytes()), paths))
+    upload(directory)
     shutil.rmtree(directory)
 
 

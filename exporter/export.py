@@ -25,7 +25,8 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.store.split import count_splits
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.network.checkpoints import read_checkpoint
 

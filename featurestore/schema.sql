@@ -8,10 +8,16 @@ CREATE TABLE measurements (
   sample_rate_hz DOUBLE PRECISION NOT NULL DEFAULT 192000,
   snr_db         DOUBLE PRECISION,
   "timestamp"    TIMESTAMPTZ,
+  start_time_ns  BIGINT,                      -- of the first sample, ns since 1970 UTC; NULL: unknown
+  time_sigma_s   DOUBLE PRECISION,            -- one standard deviation of start_time_ns; NULL: unknown
   iq_key         TEXT,                        -- NULL: sessions/{session_id}/websdr_{websdr_id}.npy
   approved       BOOLEAN NOT NULL DEFAULT FALSE,
   created_at     TIMESTAMPTZ NOT NULL DEFAULT now()
 );
+
+-- A table of before version 0.2 has no times. It stays readable; simulate and ingest add the columns, or, by hand:
+-- ALTER TABLE measurements ADD COLUMN IF NOT EXISTS start_time_ns BIGINT,
+--                          ADD COLUMN IF NOT EXISTS time_sigma_s DOUBLE PRECISION;
 
 -- Where receivers stand; optional. Read with the captures, kept in feature sets.
 CREATE TABLE receivers (

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_services import both_servers
 
 from featurestore.objects.objects import Location, open_objects
-from featurestore.source.captures import CaptureReader, Layout, parse_header
+from featurestore.source.captures import LAYOUT, CaptureReader, Layout, described, layout_metadata, parse_header
 from featurestore.tensor.rejection import Reason, Rejection
 from featurestore.tensor.spec import FeatureSpec
 
@@ -177,3 +178,48 @@ def test_any_damage_to_a_header_is_survived(junk: bytes, place: int, size: int) 
     assert isinstance(found, Layout | Rejection)
     if isinstance(found, Layout):
         assert found.offset + found.n_samples * found.dtype.itemsize <= len(data)
+
+
+@both_servers
+def test_metadata_saves_the_header_and_never_replaces_it_wrongly(bucket: str) -> None:
+    """With its layout as metadata one request per window; without, of another object, or of a wrong one the header counts."""
+    objects = open_objects(bucket)
+    z, other = noise(1000), noise(2000, "complex64")
+    data, narrow = npy(z), npy(other)
+    assert len(data) == len(narrow)
+    for key in ("first", "second"):
+        objects.put_if_changed(key, data, layout_metadata(data))
+    objects.put("bare", data)
+    objects.put("narrow", narrow, metadata=layout_metadata(narrow))
+    objects.put("narrow and bare", narrow)
+    objects.put("of another size", narrow, metadata={LAYOUT: layout_metadata(data)[LAYOUT] + "0"})
+    reader = CaptureReader(objects, SPEC)
+    start, start_narrow = SPEC.starts(1000)[0], SPEC.starts(2000)[0]
+    wide = z[start : start + SPAN], 16 * SPAN
+    thin = other[start_narrow : start_narrow + SPAN], 8 * SPAN
+    expected = {
+        "first": (wide, 128),
+        "second": (wide, 0),
+        "narrow": (thin, 128),
+        "second ": (wide, None),
+        "bare": (wide, 128),
+        "narrow and bare": (thin, 128),
+        "of another size": (thin, None),
+        "first ": (wide, None),
+    }
+    for key, ((samples, n_bytes), header_bytes) in expected.items():
+        found = reader.read(key.strip(), len(data), [0])
+        np.testing.assert_array_equal(found.windows[0], samples)
+        assert header_bytes is None or found.n_bytes == n_bytes + header_bytes
+
+
+@given(st.text(max_size=60), st.integers(0, 10**9))
+def test_metadata_of_any_kind_is_survived(text: str, size: int) -> None:
+    for value in (text, f"<c16 {text} 128 {size}", f"<c16 {size} 128 {size}"):
+        found = described({LAYOUT: value}, size)
+        assert found is None or found.byte_range(found.n_samples, 0)[1] <= size
+
+
+def test_what_no_build_takes_has_no_metadata() -> None:
+    for data in (b"", b"RIFF", npy(np.zeros(10)), npy(noise(100))[:-1], npy(noise(10))[:100]):
+        assert layout_metadata(data) == {}

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from importlib.resources import files
 
 import numpy as np
 import psycopg
 import pytest
 
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.source.catalog import CaptureRecord, create_table, describe, read_snapshot, record
+from featurestore.source.catalog import (
+    ADD_TIMES,
+    EVERY_CAPTURE_QUERY,
+    CaptureRecord,
+    create_table,
+    describe,
+    read_snapshot,
+    record,
+)
 from featurestore.source.snapshot import NO_TIMESTAMP
 
 SESSION = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
@@ -41,6 +50,36 @@ def test_a_snapshot_holds_the_approved_rows_in_order_of_id(catalog: str) -> None
     assert found.timestamp.tolist() == [1_767_323_045_678_901_000, NO_TIMESTAMP]
     assert list(found.keys()) == ["x.npy", f"sessions/{SESSION}/websdr_1.npy"]
     assert [found.key(i) for i in range(2)] == list(found.keys())
+
+
+def test_times_are_kept_to_the_nanosecond(catalog: str) -> None:
+    create_table(catalog)
+    start = 1_597_301_541_000_000_123  # no float64 holds it
+    record(catalog, [CaptureRecord(SESSION, 1, 1, 1, 12_000, approved=True, start_time_ns=start, time_sigma_s=6.5e-8)])
+    record(catalog, [CaptureRecord(SESSION, 2, 1, 1, 12_000, approved=True)])
+    found = read_snapshot(catalog)
+    assert found.start_time_ns.tolist() == [start, NO_TIMESTAMP]
+    np.testing.assert_array_equal(found.time_sigma_s, [6.5e-8, np.nan])
+    again = read_snapshot(catalog, EVERY_CAPTURE_QUERY)
+    assert again.start_time_ns.tolist() == found.start_time_ns.tolist()
+    np.testing.assert_array_equal(again.time_sigma_s, found.time_sigma_s)
+
+
+def test_a_catalog_of_before_times_is_read_and_gets_its_columns_when_it_is_written(catalog: str) -> None:
+    fill(catalog)
+    execute(catalog, "ALTER TABLE measurements DROP start_time_ns, DROP time_sigma_s")
+    for query in (None, EVERY_CAPTURE_QUERY):
+        found = read_snapshot(catalog, query)
+        assert (found.start_time_ns == NO_TIMESTAMP).all()
+        assert np.isnan(found.time_sigma_s).all()
+    create_table(catalog)
+    assert record(catalog, [CaptureRecord(SESSION, 2, 45.5, 7.25, 48_000, start_time_ns=5)]).updated == 1
+    assert read_snapshot(catalog).start_time_ns.tolist() == [5, NO_TIMESTAMP]
+
+
+def test_the_migration_in_the_schema_is_the_one_that_is_done() -> None:
+    schema = " ".join(files("featurestore").joinpath("schema.sql").read_text().replace("--", " ").split())
+    assert ADD_TIMES in schema
 
 
 def test_a_key_that_is_the_usual_one_is_not_kept_as_a_custom_one(catalog: str) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featurestore.errors import StoreError
-from featurestore.objects.objects import Location, Objects
+from featurestore.errors import ServiceUnavailableError, StoreError
+from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_array, read_chunk, read_layout, write_array
+from featurestore.store.gc_notices import announce, gone, require_stored
 
 DTYPES = ["<f4", "<f2", "<f8", "<i8", "<i4", "<i2", "u1"]
 
@@ -93,3 +94,20 @@ def test_damaged_metadata_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "zarr.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"x?/?zarr\.json"):
         read_layout(Objects(Location.parse(str(tmp_path.parent))), tmp_path.name)
+
+
+def test_what_was_never_written_is_not_said_to_have_been_removed(tmp_path: Path) -> None:
+    """A marker that promises more than was written is its writer's fault; gc's record tells the other case."""
+    objects = open_objects(tmp_path.as_uri())
+    objects.put("a/there", b"1")
+    objects.put("a/marker.json", b"{}")
+    wanted = {"a/there", "a/absent"}
+    with pytest.raises(StoreError, match="a/absent is not there, and features gc did not remove it: it was never written"):
+        require_stored(objects, ["a"], wanted, "a/marker.json")
+    assert objects.names("a") == ["there"]
+    with announce(objects, ["a/absent", "b"]) as notice:
+        notice.removing("a/absent")
+        assert isinstance(gone(objects, "b/x"), ServiceUnavailableError)
+    with pytest.raises(ServiceUnavailableError, match=r"features gc removed .*a/absent .*run the same command again"):
+        require_stored(objects, ["a"], wanted, "a/marker.json")
+    assert isinstance(gone(objects, "b/x"), StoreError)  # spared

@@ -82,6 +82,13 @@ def test_the_arithmetic_of_the_physics_page_gives_what_it_says() -> None:
         assert number.split()[0 if number[0].isdigit() else -1] in output, number
 
 
+def test_the_arithmetic_of_the_time_page_gives_what_it_says() -> None:
+    ((code, output),) = re.findall(
+        r"```python\n(.*?)```\n+```text\n(.*?)```", (ROOT / "docs" / "time.md").read_text(), re.DOTALL
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == output
+
+
 def test_the_sizes_on_the_operations_page_follow_from_the_defaults() -> None:
     text, spec, rows = (ROOT / "docs" / "operations.md").read_text(), FeatureSpec(), 10_000_000
     values = 3 * spec.n_mels * spec.n_frames

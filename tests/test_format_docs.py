@@ -181,6 +181,7 @@ def actual(directory: Path) -> dict[str, Described]:
 @pytest.mark.parametrize("n_mfcc", [0, 7])
 def test_the_tables_of_arrays_are_complete_and_right(corpus: Corpus, n_mfcc: int) -> None:
     corpus.add(*range(10))
+    corpus.sql("UPDATE measurements SET start_time_ns = 5 WHERE id = 1")
     report = corpus.build(spec=replace(SMALL, n_mfcc=n_mfcc))
     manifest = json.loads((corpus.store.directory / "sets" / report.version / "zarr.json").read_text())["attributes"]
     spec = corpus.store.directory / "specs" / manifest["spec"]
@@ -297,7 +298,15 @@ def version_of(corpus: Corpus, manifest: dict[str, Any]) -> str:
         numbers("sample_rate_hz", "<f8"),
         numbers("snr_db", "<f4"),
         np.array([nanoseconds(row) for row in rows], "<i8").tobytes(),
+        *times(rows, numbers("time_sigma_s", "<f8")),
     )
+
+
+def times(rows: list[dict[str, Any]], sigmas: bytes) -> list[bytes]:
+    starts = [row["start_time_ns"] for row in rows]
+    if all(start is None for start in starts):
+        return []
+    return [np.array([NO_TIME if start is None else start for start in starts], "<i8").tobytes(), sigmas]
 
 
 @pytest.mark.parametrize(
@@ -318,6 +327,8 @@ def test_every_name_can_be_recomputed(corpus: Corpus, spec: FeatureSpec, split: 
     corpus.add(*range(20, 24))
     (corpus.raw.directory / corpus.key(3, 1)).rename(corpus.raw.directory / "Überlingen.npy")
     corpus.sql(f"UPDATE measurements SET iq_key = 'Überlingen.npy' WHERE session_id = '{session(corpus, 3)}' AND websdr_id = 1")
+    if split.by == "region":
+        corpus.sql("UPDATE measurements SET start_time_ns = 1597301541000000123 + id, time_sigma_s = 1e-7 WHERE websdr_id = 1")
     report = corpus.build(spec=spec, split=split, max_rejected_fraction=0.5)
 
     manifest = json.loads((corpus.store.directory / "sets" / report.version / "zarr.json").read_text())["attributes"]

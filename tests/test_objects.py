@@ -266,7 +266,7 @@ def test_servers_that_do_not_serve(
             Objects(Location("s3://some-bucket/p")).check()
     assert words in str(caught.value)
     assert type(caught.value) is expected
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_an_etag_that_is_no_md5_is_believed_when_the_same_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ) as caught:
         Objects(Location("s3://some-bucket/p")).check()
     assert caught.value.exit_code == 75
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_https_where_http_is_spoken(

@@ -32,6 +32,8 @@ def snapshot(ids: list[int]) -> Snapshot:
         sample_rate_hz=np.full(n, 192_000.0),
         snr_db=np.full(n, np.nan, np.float32),
         timestamp=np.full(n, NO_TIMESTAMP),
+        start_time_ns=np.full(n, NO_TIMESTAMP),
+        time_sigma_s=np.full(n, np.nan),
         custom_keys={},
         query="",
     )

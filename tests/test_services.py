@@ -54,7 +54,7 @@ def family(pid: int) -> list[psutil.Process]:
     return children
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -209,7 +209,7 @@ def test_seaweedfs_keeps_its_inner_doors_closed(tmp_path: Path, monkeypatch: pyt
 
 def status_of(port: int, method: str, path: str) -> int:
     """The status of an HTTP answer; 0 where no HTTP is spoken."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request(method, path, b"evil" if method in ("PUT", "POST") else None)
         return connection.getresponse().status
@@ -319,7 +319,7 @@ def test_up_prints_shell_lines_and_ends_when_told(tmp_path: Path, number: signal
         lines = [process.stdout.readline() for _ in range(6)]
         processes = family(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=15)
+        process.communicate(timeout=120)
     assert process.returncode == 0
     assert none_left(processes)
     values = dict(shlex.split(line)[1].split("=", 1) for line in lines)
@@ -334,7 +334,7 @@ def test_nothing_survives_a_killed_parent(tmp_path: Path) -> None:
         processes = family(process.pid)
         assert len(processes) > 4
         process.kill()
-        process.communicate(timeout=15)
+        process.communicate(timeout=120)
     wait_until(lambda: none_left(processes))
     with running(tmp_path) as services:  # and the data is sound
         assert services.environment.items() <= variables.items()

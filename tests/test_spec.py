@@ -16,7 +16,9 @@ from featurestore.tensor.spec import FeatureSpec, SplitSpec, canonical_json
 
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:
     spec = FeatureSpec()
-    text = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":")).replace("96000.0", "96000")
+    values = asdict(spec)
+    del values["align"]  # said only where it is not "none": specs of before it keep their names
+    text = json.dumps(values, sort_keys=True, separators=(",", ":")).replace("96000.0", "96000")
     assert spec.canonical() == text
     assert spec.id == hashlib.sha256(text.encode()).hexdigest()[:12]
 

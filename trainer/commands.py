@@ -102,7 +102,8 @@ CACHE_HELP = "Keep the set in memory once it was read: on the GPU, in RAM, where
     show_default=True,
     help="auto: mixed bf16 on GPUs that have it.",
 )
-@click.option("--compile", is_flag=True, help="Compile the network; the first step takes a minute or so.")
+@click.option("--compile", is_flag=True, help="Compile the step; the first one takes a minute or so.")
+@click.option("--profile", is_flag=True, help="See where a step goes: table and trace in DIR/profile.")
 @click.option("--accelerator", default="auto", show_default=True, help="auto, gpu or cpu.")
 @click.option("--devices", default="auto", show_default=True, help="How many on each node, or which, as 0,1.")
 @click.option("--num-nodes", default=1, show_default=True, help="Machines that train together.")
@@ -178,7 +179,14 @@ def _train_request(*, no_tracking: bool, tracking_uri: str, seed: int, **options
 
 def _like_train(command: click.Command) -> click.Command:
     """Give a command the options of `train` too, as the values of all that it does not vary."""
-    own = {parameter.name for parameter in command.params} | {"upload_to", "resume", "devices", "num_nodes", "strategy"}
+    own = {parameter.name for parameter in command.params} | {
+        "upload_to",
+        "resume",
+        "profile",
+        "devices",
+        "num_nodes",
+        "strategy",
+    }
     command.params += [parameter for parameter in train.params if parameter.name not in own]
     return command
 
@@ -339,7 +347,7 @@ def evaluate(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """
     share_cores()
     from featurestore.progress import on_stderr
-    from trainer.evaluate.run import EvaluateRequest
+    from trainer.evaluate.request import EvaluateRequest
     from trainer.evaluate.run import evaluate as run_evaluation
 
     request = EvaluateRequest(**options)

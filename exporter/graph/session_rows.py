@@ -44,7 +44,7 @@ class SessionRows:
     def inputs(self, name: str, part: slice | None = None) -> dict[str, npt.NDArray[Any]]:
         """What the graph takes, by name; its first input is `features` or `iq`."""
         part = part or slice(None)
-        values = (self.values, self.receiver_id, self.receiver_position, self.present)
+        values: tuple[npt.NDArray[Any], ...] = (self.values, self.receiver_id, self.receiver_position, self.present)
         names = (name, "receiver_id", "receiver_position", "present")
         return {key: value[part] for key, value in zip(names, values, strict=True)}
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from featurestore.build.rows_from_iq import RawWindows, compute_rows
+from featurestore.build.rows_from_iq import Aligned, RawWindows, compute_rows
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Objects, open_objects
 from featurestore.objects.together import together
@@ -41,6 +41,7 @@ class ComputeChunk:
         wanted: rows to compute; the others are given up as `missing_object`.
         train: rows whose moments are to be returned, if valid.
         basis: normalize with it at once; `None` when there is none yet.
+        aligned: of each row, its capture's place among the captures whose windows begin together, and those; or `None`.
     """
 
     raw_url: str
@@ -53,6 +54,7 @@ class ComputeChunk:
     wanted: Mask
     train: Mask
     basis: Basis | None
+    aligned: Sequence[Aligned | None] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _workbench(segment: Segment) -> Workbench:
 def compute_chunk(task: ComputeChunk) -> ChunkDone:
     """Read, compute, write log-mel (and features, when there is a basis), and note what was written."""
     compute = _workbench(task.segment).compute
-    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted)
+    windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted, task.aligned)
     return write_rows(task, lambda logmel: compute_rows(open_objects(task.raw_url), windows, compute, logmel))
 
 
@@ -154,7 +156,7 @@ def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
     n_rows = len(task.keys)
     for row in found:
         logmel[row] = np.nan
-    crcs = {"logmel": _put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, bench.logmel)}
+    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, bench.logmel)}
     rejected = _as_written(logmel[:n_rows], found)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
@@ -178,7 +180,7 @@ def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
     return ChunkDone(segment.segment, task.chunk, n_rows, n_bytes, part, moments)
 
 
-def _put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffer: ChunkBuffer) -> int:
+def put_once(objects: Objects, path: str, layout: ArrayLayout, chunk: int, buffer: ChunkBuffer) -> int:
     """Write a chunk, unless a whole one is there: then take that over into `buffer`. Returns its checksum."""
     n_rows = len(layout.rows(chunk))
     crc = buffer.seal(n_rows)
@@ -233,4 +235,4 @@ def chunk_moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mas
 def _put_features(objects: Objects, segment: Segment, basis: Basis, chunk: int, bench: Workbench) -> int:
     """Write what `bench.normalize` made."""
     path = f"{segment.path}/{features_name(basis.id)}"
-    return _put_once(objects, path, segment.features(basis.id), chunk, bench.features)
+    return put_once(objects, path, segment.features(basis.id), chunk, bench.features)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.build.align import SESSION, Alignment, align_sessions
 from featurestore.source.snapshot import MISSING, Listing, Snapshot
 from featurestore.store.rows import Holding, RowFacts, chunk_rows
 from featurestore.store.split import assign, on_earth
@@ -60,6 +61,7 @@ class Plan:
         capture_split: (n,) uint8.
         segments: those that the set is a view of, complete or to be computed; most rows first (the name decides between
             equals), so that planning again gives the same order.
+        alignment: which captures' windows begin together; `None` where none do.
     """
 
     spec: FeatureSpec
@@ -69,6 +71,7 @@ class Plan:
     capture_reason: npt.NDArray[np.uint8]
     capture_split: npt.NDArray[np.uint8]
     segments: tuple[SegmentUse, ...]
+    alignment: Alignment | None = None
 
     @property
     def to_compute(self) -> list[SegmentUse]:
@@ -115,6 +118,9 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
         holdings: what the store holds of this spec.
     """
     reasons = _judge(spec, snapshot, listing)
+    alignment = align_sessions(snapshot, listing, reasons == Reason.VALID) if spec.align == SESSION else None
+    if alignment is not None:
+        listing = replace(listing, source_digest=alignment.source_digest)
     slots = _Slots(spec.windows_per_capture, snapshot, listing, reasons == Reason.VALID)
     found = [(holding, slots.find(holding)) for holding in holdings]
     found.sort(key=lambda pair: (-np.count_nonzero(pair[1] != NOT_WANTED), len(pair[0].rows), pair[0].segment))
@@ -131,6 +137,7 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
         reasons,
         assign(split, snapshot.session_id, snapshot.position),
         tuple(use for use in uses if use.wanted.any()),
+        alignment,
     )
 
 

@@ -99,6 +99,8 @@ class Outcome:
             snr_db=np.where(served, snapshot.snr_db[capture], np.float32(np.nan)),
             frequency_mhz=np.where(served, snapshot.frequency_mhz[capture], np.float32(np.nan)),
             timestamp=np.where(served, snapshot.timestamp[capture], NO_TIMESTAMP),
+            start_time_ns=np.where(served, snapshot.start_time_ns[capture], NO_TIMESTAMP),
+            time_sigma_s=np.where(served, snapshot.time_sigma_s[capture], np.nan),
         )
 
     @cached_property
@@ -181,7 +183,7 @@ def version_with(plan: Plan, basis: str, receivers: str | None) -> str:
     head = {"spec": plan.spec.id, "basis": basis, "segments": segments, "split": plan.split.to_json()}
     head |= named_receivers(receivers)
     snapshot = plan.snapshot
-    columns = (
+    columns: tuple[npt.NDArray[Any], ...] = (
         snapshot.capture_id,
         plan.listing.source_digest,
         snapshot.session_id,
@@ -191,6 +193,7 @@ def version_with(plan: Plan, basis: str, receivers: str | None) -> str:
         snapshot.sample_rate_hz,
         snapshot.snr_db,
         snapshot.timestamp,
+        *sets.with_times(snapshot.start_time_ns, snapshot.time_sigma_s),
     )
     return version_of(head, columns)
 

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.objects.objects import Objects
-from featurestore.source.captures import CaptureRead, CaptureReader, Samples, not_finite
+from featurestore.source.captures import CaptureRead, CaptureReader, Layout, Samples, not_finite
+from featurestore.source.recording import Recording
+from featurestore.source.timed import overlap, read_layout
 from featurestore.tensor.mel import LogMel
 from featurestore.tensor.rejection import Reason, Rejection
 
@@ -22,6 +24,8 @@ READERS = 16
 
 READ_AHEAD = 32
 """Captures read before they are needed, at most: they are what a worker's memory goes to."""
+
+Aligned = tuple[int, tuple[Recording, ...]]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,12 +40,15 @@ class RawWindows:
         size_bytes: its size, as listed.
         windows: number of each row's window.
         wanted: rows to compute; the others are given up as `missing_object`.
+        aligned: of each row, its capture's place among the captures whose windows begin together, and those; or `None`.
+            Empty where nothing is aligned.
     """
 
     keys: Sequence[str]
     size_bytes: Sequence[int]
     windows: Sequence[int]
     wanted: npt.NDArray[np.bool_]
+    aligned: Sequence[Aligned | None] = ()
 
 
 def compute_rows(
@@ -58,17 +65,18 @@ def compute_rows(
     Returns:
         The bytes read, and the rows that are rejected.
     """
-    reader = CaptureReader(raw, compute.spec)
+    reader, layouts = CaptureReader(raw, compute.spec), _Layouts(raw)
     given_up = Rejection(Reason.MISSING_OBJECT, "was withdrawn or replaced before it was computed")
     rejected = {int(row): given_up for row in np.flatnonzero(~task.wanted)}
     groups = [list(group) for _, group in groupby(np.flatnonzero(task.wanted).tolist(), key=task.keys.__getitem__)]
 
     def read(rows: list[int]) -> CaptureRead:
         first = rows[0]
-        return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows])
+        within = layouts.overlap(task.aligned[first]) if task.aligned else None
+        return reader.read(task.keys[first], task.size_bytes[first], [task.windows[row] for row in rows], within)
 
     n_bytes = 0
-    for rows, capture in zip(groups, _read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
+    for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
         n_bytes += capture.n_bytes
         for row, window in zip(rows, capture.windows, strict=True):
             found = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
@@ -77,12 +85,30 @@ def compute_rows(
     return n_bytes, rejected
 
 
+class _Layouts:
+    """The headers of aligned captures, each read once in a chunk."""
+
+    def __init__(self, raw: Objects) -> None:
+        self._raw = raw
+        self._known: dict[str, Layout | Rejection] = {}
+
+    def overlap(self, aligned: Aligned | None) -> tuple[int, int] | None:
+        """The samples of a capture from which its windows are taken; `None`: from all of it."""
+        if aligned is None:
+            return None
+        own, recordings = aligned
+        for recording in recordings:
+            if recording.key not in self._known:
+                self._known[recording.key] = read_layout(self._raw, recording)
+        return overlap(own, recordings, [self._known[recording.key] for recording in recordings])
+
+
 def _compute_row(compute: LogMel, z: Samples, out: npt.NDArray[np.float32]) -> Rejection | None:
     compute(z, out)
     return None if np.isfinite(out).all() else not_finite(z)
 
 
-def _read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, threads: bool) -> Iterator[Result]:
     """The results in order, several being fetched while one is used."""
     if not threads:
         yield from map(read, items)

@@ -20,6 +20,7 @@ from featurestore.build.chunk_tasks import (
     normalize_chunk,
 )
 from featurestore.build.plan import Plan, SegmentUse
+from featurestore.build.rows_from_iq import Aligned
 from featurestore.cluster import Runner
 from featurestore.objects.objects import Objects
 from featurestore.objects.together import together
@@ -203,7 +204,18 @@ class TensorBuild:
                     use.wanted[rows],
                     train[rows],
                     basis,
+                    self._aligned(use.capture[rows], use.wanted[rows]),
                 )
+
+    def _aligned(self, capture: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]) -> list[Aligned | None]:
+        """Of each row, with which captures its windows begin together."""
+        plan = self._plan
+        if plan.alignment is None:
+            return []
+        return [
+            plan.alignment.recordings(each, plan.snapshot, plan.listing) if is_wanted else None
+            for each, is_wanted in zip(capture.tolist(), wanted.tolist(), strict=True)
+        ]
 
     def fit(self, runner: Runner) -> Basis:
         """Fit a basis to the train rows, and write it. Moments that `compute` did not leave come from stored log-mel."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,30 @@ from typing import Any
 import click
 
 from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
+
+_SPLIT = (
+    click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation."),
+    click.option("--test-fraction", default=0.1, show_default=True, help="Share of sessions for testing."),
+    click.option("--split-seed", default=42, show_default=True, help="Turns the circle on which sessions lie."),
+    click.option(
+        "--split-by",
+        type=click.Choice(["session", "region"]),
+        default="session",
+        show_default=True,
+        help="What is never torn apart: a session, or all sessions of a geographic grid cell.",
+    ),
+    click.option("--region-degrees", type=float, help="Size of a grid cell, with --split-by region.  [default: 0.1]"),
+    click.option(
+        "--fold", metavar="I/K", help="Cross-validation: validate on [I/K, (I+1)/K) of the circle, train on the rest."
+    ),
+)
+
+
+def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802 - used as the other options are
+    """The options that decide which session is train, validation or test."""
+    for option in reversed(_SPLIT):
+        command = option(command)
+    return command
 
 
 @click.command("build-features")
@@ -39,19 +64,15 @@ from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
 @click.option("--n-frames", default=32, show_default=True, help="STFT frames per tensor.")
 @click.option("--windows-per-capture", default=1, show_default=True, help="Tensors per capture, evenly spread over it.")
 @click.option("--floor-db", default=-120.0, show_default=True, help="Level in dBFS below which nothing is told apart.")
-@click.option("--n-mfcc", default=0, show_default=True, help="Store so many cepstral coefficients, not mel bands; 0: off.")
-@click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation.")
-@click.option("--test-fraction", default=0.1, show_default=True, help="Share of sessions for testing.")
-@click.option("--split-seed", default=42, show_default=True, help="Turns the circle on which sessions lie.")
 @click.option(
-    "--split-by",
-    type=click.Choice(["session", "region"]),
-    default="session",
+    "--align",
+    type=click.Choice(["none", "session"]),
+    default="none",
     show_default=True,
-    help="What is never torn apart: a session, or all sessions of a geographic grid cell.",
+    help="Take windows from all of a capture, or from the time that the session's captures with known starts share.",
 )
-@click.option("--region-degrees", type=float, help="Size of a grid cell, with --split-by region.  [default: 0.1]")
-@click.option("--fold", metavar="I/K", help="Cross-validation: validate on [I/K, (I+1)/K) of the circle, train on the rest.")
+@click.option("--n-mfcc", default=0, show_default=True, help="Store so many cepstral coefficients, not mel bands; 0: off.")
+@SPLIT_OPTIONS
 @click.option(
     "--refit",
     type=click.Choice(["auto", "always", "never"]),

@@ -33,7 +33,7 @@ class Demo:
         s3: captures, features and releases live in the embedded S3 server instead of files.
         sessions: transmissions that are simulated first.
         more_sessions: that are added then.
-        epochs: of the training; 0 trains nothing.
+        epochs: of the network for captures; 0 trains nothing.
     """
 
     directory: Path
@@ -60,7 +60,8 @@ class Demo:
 def feature_steps(demo: Demo) -> list[Step]:
     """Simulate, build, add captures, build again, look."""
     places = ("--raw", demo.url("raw"), "--store", demo.url("features"))
-    simulate = ("simulate", "--raw", demo.url("raw"), "--dtype", "complex64", "--broken-fraction", "0.02", "--sessions")
+    world = ("--sites", "uniform", "--duration", "0.1", "--dtype", "complex64", "--broken-fraction", "0.02")
+    simulate = ("simulate", "--raw", demo.url("raw"), *world, "--sessions")
     store, report = ("--store", demo.url("features")), ("--html", demo.path("features.html"))
     return [
         ("captures of simulated transmissions, some of them broken", (*simulate, str(demo.sessions))),
@@ -78,22 +79,33 @@ def feature_steps(demo: Demo) -> list[Step]:
 
 
 def training_steps(demo: Demo) -> Iterator[Step]:
-    """Train unless that was done before, and evaluate."""
-    last = demo.directory / "training" / "last.ckpt"
+    """Train two networks unless that was done before: one locates captures, the other sessions. Evaluate them side by side."""
     store, tracking = ("--store", demo.url("features")), ("--tracking-uri", demo.tracking)
-    if not last.exists():
-        what = ("--features", "first", "--dir", demo.path("training"), "--backbone", "convnext_atto")
-        how = ("--epochs", str(demo.epochs), "--warmup-epochs", "2", "--batch-size", "32")
-        upload = ("--checkpoints", f"{demo.url('models')}/checkpoints") if demo.s3 else ()
-        yield "a small network learns on the CPU where transmitters are", ("train", *store, *what, *how, *tracking, *upload)
+    networks = {
+        "capture": ("--backbone", "convnext_atto", "--epochs", str(demo.epochs), "--warmup-epochs", "1", "--batch-size", "32"),
+        "session": ("--locate", "session", "--grid-km", "2"),
+    }
+    titles = {
+        "capture": "a small network learns on the CPU where the transmitter of a single capture is",
+        "session": "another one locates sessions: all receivers that heard one transmission",
+    }
+    for name, options in networks.items():
+        if not (demo.directory / "training" / name / "last.ckpt").exists():
+            upload = ("--checkpoints", f"{demo.url('models')}/checkpoints") if demo.s3 else ()
+            what = ("--features", "first", "--dir", demo.path(f"training/{name}"))
+            yield titles[name], ("train", *store, *what, *options, *tracking, *upload)
+    capture, session = (demo.path(f"training/{name}/last.ckpt") for name in networks)
     page = ("--out", demo.path("evaluation"), "--html", demo.path("evaluation.html"))
-    yield "how large its errors are, beside two baselines", ("evaluate", str(last), *store, *page, *tracking)
+    yield (
+        "errors side by side: one session, one capture, nearest sessions, always the mean",
+        ("evaluate", session, *store, "--split", "test", "--against", capture, *page, *tracking),
+    )
 
 
 def export_steps(demo: Demo) -> list[Step]:
     """Export a release, and locate captures with it."""
     where = ("--models", demo.url("models"), "--store", demo.url("features"), "--raw", demo.url("raw"))
-    last = demo.path("training/last.ckpt")
+    last = demo.path("training/capture/last.ckpt")
     predict = ("predict", demo.url("models"), demo.path("captures"), "--sample-rate-hz", "192000")
     return [
         (
@@ -132,6 +144,10 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
             say("\nTraining is left out: it needs pip install '.[train]'.")
         elif demo.epochs:
             commands(training_steps(demo))
+            if not demo.s3:
+                bound = [str(PROGRAMS / "bound.py"), demo.path("raw/truth.csv"), demo.url("features"), "first"]
+                say(f"\n# and what nobody can beat, as the simulation's truth tells\n$ python {shlex.join(bound)}")
+                _run([sys.executable, *bound], environment, bound[0])
             if find_spec("onnx") is None:
                 say("\nExporting is left out: it needs pip install '.[export]'.")
             else:
@@ -157,7 +173,7 @@ def _epilogue(demo: Demo) -> Iterator[str]:
     yield f"How to open features with plain zarr and xarray: {demo.path('open_features.py')}"
     if (demo.directory / "evaluation").exists():
         yield f"Checkpoints: {demo.path('training')}"
-        yield f"How well the network does: {demo.path('evaluation')}/map.png, error_cdf.png, calibration.png, error_by_snr.png"
+        yield f"How large errors are: {demo.path('evaluation')}"
         yield f"Releases: {demo.url('models')}{within}"
         yield f"Metrics of all epochs: mlflow ui --backend-store-uri {demo.tracking}"
     yield f"The same {'servers' if demo.s3 else 'database'} again: heimdall services up --dir {demo.path('services')}"

@@ -16,20 +16,25 @@ def features_group() -> None:
     """Look after feature sets."""
 
 
+OF_PAIRS = click.option("--pairs", is_flag=True, help="Of pair sets, which build-pairs makes, instead of feature sets.")
+
+
 @features_group.command("list")
 @STORE
+@OF_PAIRS
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def list_features(store: str, as_json: bool) -> None:
+def list_features(store: str, pairs: bool, as_json: bool) -> None:
     """List feature sets, newest first.
 
     \b
     Examples:
       heimdall features list --store ./features
       heimdall features list --store s3://features --json
+      heimdall features list --store ./features --pairs
     """
     from featurestore.look.overview import list_lines, summarize
 
-    emit(summarize(store), as_json, lambda found: click.echo("\n".join(list_lines(found))))
+    emit(summarize(f"{store}/pairs" if pairs else store), as_json, lambda found: click.echo("\n".join(list_lines(found))))
 
 
 @features_group.command("show")
@@ -100,6 +105,7 @@ def report_features(version: str, store: str, path: Path, pictures: Path | None,
 @features_group.command("verify")
 @click.argument("version", default="latest")
 @STORE
+@OF_PAIRS
 @click.option("--deep", is_flag=True, help="Also compute a sample of rows from IQ again, and compare; needs --raw.")
 @click.option(
     "--raw", cls=Place, metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory."
@@ -109,7 +115,7 @@ def report_features(version: str, store: str, path: Path, pictures: Path | None,
 @JSON
 @QUIET
 def verify_features(
-    version: str, store: str, deep: bool, raw: str | None, rows: int, seed: int, as_json: bool, quiet: bool
+    version: str, store: str, pairs: bool, deep: bool, raw: str | None, rows: int, seed: int, as_json: bool, quiet: bool
 ) -> None:
     """Check every object of a feature set: there, whole, and unchanged. VERSION may be a tag; default: the latest.
 
@@ -124,17 +130,21 @@ def verify_features(
       heimdall features verify --store ./features
       heimdall features verify --store ./features --deep --raw ./raw --rows 200
       heimdall features verify baseline --store s3://features --json
+      heimdall features verify --store ./features --pairs
     """
     from featurestore.care.verify.deep import DeepCheck
     from featurestore.care.verify.verify import verify
     from featurestore.objects.objects import Location
+    from featurestore.pairs.verify import verify_pairs
     from featurestore.progress import on_stderr
 
+    if deep and pairs:
+        raise click.UsageError("--deep computes tensors again, and a pair set has none; leave out --deep or --pairs")
     if deep and raw is None:
         raise click.UsageError("--deep computes rows from their recordings again; say where those are with --raw")
     check = DeepCheck(Location.parse(raw), rows, seed) if deep and raw is not None else None
     with on_stderr(quiet) as progress:
-        found = verify(store, version, progress, check)
+        found = verify_pairs(store, version, progress) if pairs else verify(store, version, progress, check)
     emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
     found.require_sound()
 
@@ -295,19 +305,20 @@ def gc_features(*, store: str, keep: int, min_age: str, dry_run: bool, yes: bool
       heimdall features gc --store s3://features --keep 3 --min-age 12h --yes
     """
     from featurestore.care.gc.garbage import Policy, parse_age
-    from featurestore.care.gc.gc import preview, survey, sweep
+    from featurestore.care.gc.gc import preview, survey_with_pairs, sweep
     from featurestore.errors import UsageError
     from featurestore.progress import on_stderr
 
     policy = Policy(keep, parse_age(min_age))
     if not (yes or dry_run or sys.stdin.isatty()):
         raise UsageError("features gc removes data, and there is no terminal to ask on; add --yes, or look with --dry-run")
-    objects, garbage = survey(store, policy)
-    report = preview(objects, garbage)
-    if garbage.items and not dry_run:
+    surveys = survey_with_pairs(store, policy)
+    reports = [preview(*each) for each in surveys]
+    if any(garbage.items for _, garbage in surveys) and not dry_run:
         if not yes:
-            click.echo("\n".join(report.lines()), err=True)
+            click.echo("\n".join(line for report in reports for line in report.lines()), err=True)
             click.confirm("Remove this?", abort=True, err=True)
         with on_stderr(quiet) as progress:
-            report = sweep(objects, garbage, progress)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+            reports = [sweep(*each, progress) for each in surveys]
+    found = {**reports[0].to_json(), **({"pairs": reports[1].to_json()} if len(reports) > 1 else {})}
+    emit(found, as_json, lambda _: click.echo("\n".join(line for report in reports for line in report.lines())))

@@ -89,6 +89,14 @@ def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool,
     "--min-snr-db", type=float, default=None, help="Leave out captures below this SNR in 12.5 kHz.  [default: keep all]"
 )
 @click.option(
+    "--clock",
+    type=click.Choice(["none", "perfect", "gps", "ntp"]),
+    default="none",
+    show_default=True,
+    help="What receivers know of time; with any but none, waves take their time and captures have start times.",
+)
+@click.option("--second-path", is_flag=True, help="Let scattered waves arrive later than the direct one; needs a clock.")
+@click.option(
     "--truth",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
@@ -118,6 +126,7 @@ def simulate(
     Examples:
       heimdall simulate --raw ./raw --catalog postgresql://me@localhost/radio
       heimdall simulate --raw s3://captures/demo --sessions 500 --sites uniform --dtype complex64
+      heimdall simulate --raw ./raw --sites uniform --clock gps --sample-rate-hz 48000
       heimdall simulate --raw ./raw --approved-fraction 0.8 --broken-fraction 0.05 --truth ./truth.csv
     """
     from featurestore.corpus.simulate.simulate import Destination, describe
@@ -203,8 +212,8 @@ def ingest(
     help="Where everything goes; the same directory again goes on from there.",
 )
 @click.option("--s3", is_flag=True, help="Keep captures and features in the embedded S3 instead of files.")
-@click.option("--sessions", default=80, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
-@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Of training.")
+@click.option("--sessions", default=300, show_default=True, type=click.IntRange(min=5), help="Transmissions to begin with.")
+@click.option("--epochs", default=3, show_default=True, type=click.IntRange(min=1), help="Of the network for single captures.")
 @click.option("--features-only", is_flag=True, help="End with the features, without training and exporting.")
 def demo(directory: Path, s3: bool, sessions: int, epochs: int, features_only: bool) -> None:
     """The whole job on simulated captures and embedded services: simulate, build, train, evaluate, export, predict.

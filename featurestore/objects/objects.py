@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
@@ -36,6 +37,9 @@ CHECK_PATIENCE = Patience(connect_s=3, silence_s=3, request_s=3, total_s=3)
 
 PART_BYTES = 16 * 2**20
 """Of uploads of files: S3 takes up to 10,000 parts."""
+
+RECEIVED_BYTES = 2**16
+"""Of an object that is received into given memory, at least so many at a time."""
 
 LIST_PAGE = 1000
 """Objects per request, of a listing and of a deletion: as many as S3 allows."""
@@ -197,11 +201,24 @@ class Objects:
                     return memory
             except OSError:  # in its own words below
                 pass
-        data = memoryview(self.read(key))
-        if len(data) != len(memory):
-            return data
-        memory[:] = data
-        return memory
+        if self.location.is_local:
+            data = memoryview(self.read(key))
+            if len(data) != len(memory):
+                return data
+            memory[:] = data
+            return memory
+        return self._insist(key, lambda: self._receive(key, memory))
+
+    def _receive(self, key: str, memory: memoryview) -> memoryview:
+        """`read_into` from a server: what arrives goes to its place at once, and never is a whole object of its own."""
+        result = obstore.get(self._connections.reading, key)
+        if result.meta["size"] != len(memory):
+            return memoryview(result.bytes())
+        end, place = 0, np.frombuffer(memory, np.uint8)
+        for part in result.stream(min_chunk_size=RECEIVED_BYTES):
+            begin, end = end, end + len(part)
+            np.copyto(place[begin:end], np.frombuffer(part, np.uint8))  # lets other threads go on meanwhile
+        return memory[:end]
 
     def get_json(self, key: str) -> Any:
         """The object, parsed as JSON. `FileNotFoundError` when absent, `StoreError` when it is not JSON."""
@@ -226,24 +243,42 @@ class Objects:
         reading = self._connections.reading
         return self._insist(key, lambda: obstore.get_ranges(reading, key, starts=starts, ends=ends, coalesce=0))
 
-    def put(self, key: str, data: WritableBytes, *, create: bool = False) -> bool:
+    def get_range(self, key: str, start: int, end: int) -> tuple[ReadBytes, Mapping[str, str]]:
+        """The bytes `[start, end)`, and the metadata that came with them, as `put` wrote it; of local files there is none.
+
+        Raises:
+            FileNotFoundError: when there is no such object.
+            ShortObjectError: when it ends before `start`.
+        """
+        if self.location.is_local:
+            return self.get_ranges(key, [start], [end])[0], {}
+
+        def attempt() -> tuple[ReadBytes, Mapping[str, str]]:
+            result = obstore.get(self._connections.reading, key, options={"range": (start, end)})
+            return result.bytes(), {str(name): str(value) for name, value in result.attributes.items()}
+
+        return self._insist(key, attempt)
+
+    def put(self, key: str, data: WritableBytes, *, create: bool = False, metadata: Mapping[str, str] | None = None) -> bool:
         """Write the object whole: readers see all of it or nothing of it.
 
         Args:
             key: where.
             data: its bytes; a contiguous uint8 buffer.
             create: write only if there is no such object yet (atomic).
+            metadata: is written with it, and comes with `get_range`; local files go without.
 
         Returns:
             False when `create` is set and the object was already there; else True.
         """
         mode: Any = "create" if create else "overwrite"
+        attributes: Any = None if self.location.is_local or not metadata else dict(metadata)
         attempts = 0
 
         def attempt() -> None:
             nonlocal attempts
             attempts += 1
-            obstore.put(self._connections.writing, key, data, mode=mode, use_multipart=False)
+            obstore.put(self._connections.writing, key, data, attributes=attributes, mode=mode, use_multipart=False)
 
         try:
             self._insist(key, attempt)
@@ -263,17 +298,17 @@ class Objects:
         self._insist(key, lambda: obstore.put(self._connections.patient, key, path, chunk_size=PART_BYTES))
         return True
 
-    def put_if_changed(self, key: str, data: bytes | memoryview) -> bool:
+    def put_if_changed(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str] | None = None) -> bool:
         """Write an object unless the very same bytes are there already; returns whether it was written.
 
         A rewrite would change the ETag or time of an object, and with it the digest of what is made from it.
         """
         known = self._head(key)
         if known is None or known["size"] != len(data):
-            return self.put(key, data)
+            return self.put(key, data, metadata=metadata)
         # An ETag of S3 is often the MD5; where it is not (encryption, multipart, local files) the bytes are compared.
         same = (known["e_tag"] or "").strip('"') == _md5(data) or memoryview(self.read(key)) == data
-        return False if same else self.put(key, data)
+        return False if same else self.put(key, data, metadata=metadata)
 
     def put_json(self, key: str, value: Any, *, create: bool = False) -> bool:
         """Write `value` as indented JSON; see `put`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,10 +45,21 @@ def insist(attempt: Callable[[], Result], total_s: float, temporary: type[Except
 
     Waits are random, up to 0.1, 0.2, 0.4 … 10 s ("full jitter"): clients that failed together do not come back together.
     """
+    began = time.monotonic()
+    try:
+        return attempt()  # which does, as a rule: tenacity alone takes longer than a read from memory
+    except temporary as error:
+        failed: list[Exception] = [error]
+
+    def again() -> Result:
+        if failed:
+            raise failed.pop()
+        return attempt()
+
     retrying = Retrying(
         retry=retry_if_exception_type(temporary),
-        stop=stop_all(stop_after_attempt(LEAST_ATTEMPTS), stop_after_delay(total_s)),
+        stop=stop_all(stop_after_attempt(LEAST_ATTEMPTS), stop_after_delay(total_s - (time.monotonic() - began))),
         wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
         reraise=True,
     )
-    return retrying(attempt)
+    return retrying(again)

@@ -131,6 +131,16 @@ class Grid:
         """Rows, columns: (ny, nx)."""
         return len(self.north_m), len(self.east_m)
 
+    @property
+    def low_m(self) -> Float64:
+        """(2,) its western and southern border."""
+        return np.array([self.east_m[0], self.north_m[0]]) - self.cell_m / 2
+
+    @property
+    def high_m(self) -> Float64:
+        """(2,) its eastern and northern border."""
+        return np.array([self.east_m[-1], self.north_m[-1]]) + self.cell_m / 2
+
     @cached_property
     def points_m(self) -> Float64:
         """(ny·nx, 2) centres of the cells, metres east and north, row after row."""

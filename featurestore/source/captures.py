@@ -6,7 +6,8 @@ the object's size before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,14 @@ from featurestore.tensor.spec import FeatureSpec
 HEADER_GUESS_BYTES = 128
 """What numpy writes for a 1-D array; a longer header costs one more request."""
 
+LAYOUT = "layout"
+DESCRIPTION = re.compile(r"([<>]c(?:8|16)) (\d{1,15}) (\d{1,5}) (\d{1,18})")
+"""Metadata of an object: dtype, samples, byte of the first one, and bytes of the whole object."""
+
 DTYPES = (np.dtype(np.complex64), np.dtype(np.complex128))
 
 Samples = npt.NDArray[np.complexfloating]
+Within = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,28 @@ class Layout:
         """Where the samples `[start, start + span)` are in the object."""
         begin = self.offset + start * self.dtype.itemsize
         return begin, begin + span * self.dtype.itemsize
+
+
+def layout_metadata(npy: bytes | memoryview) -> dict[str, str]:
+    """The metadata of a capture's object: its layout and size, so that whoever asks for a window needs no header.
+
+    A server keeps it as long as it keeps the very object: another one put in its place brings its own metadata, or none. What
+    has no usable layout has no metadata.
+    """
+    head = bytes(npy[:HEADER_LIMIT_BYTES])
+    found = parse_header(head[: header_bytes(head)], len(npy), 1)
+    if isinstance(found, Rejection):
+        return {}
+    return {LAYOUT: f"{found.dtype.str} {found.n_samples} {found.offset} {len(npy)}"}
+
+
+def described(metadata: Mapping[str, str], size_bytes: int) -> Layout | None:
+    """The layout that an object's metadata tells; `None` when it has none, or one that does not fit its size."""
+    match = DESCRIPTION.fullmatch(metadata.get(LAYOUT, ""))
+    if match is None or int(match[4]) != size_bytes:
+        return None
+    layout = Layout(np.dtype(match[1]), int(match[2]), int(match[3]))
+    return layout if layout.byte_range(layout.n_samples, 0)[1] <= size_bytes else None
 
 
 @dataclass(frozen=True)
@@ -57,14 +85,16 @@ class CaptureReader:
         # Captures of one size mostly have one layout. Asking for header and windows at once saves a round trip; the header
         # is compared nevertheless, and a wrong guess only costs the request.
         self._likely: dict[int, tuple[bytes, Layout]] = {}
+        self._described = False  # whether the last object that was looked at brought its layout as metadata
 
-    def read(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def read(self, key: str, size_bytes: int, windows: Sequence[int], within: Within = None) -> CaptureRead:
         """The samples of some windows of one capture.
 
         Args:
             key: its object key.
             size_bytes: its size, as listed.
             windows: numbers of windows, from 0 to `windows_per_capture` - 1.
+            within: first and last sample, exclusive, that windows may have; `None`, or too few for one window: any.
 
         Returns:
             For each window `span` samples with full scale 1, or why the capture or the window is rejected. Samples may
@@ -75,10 +105,10 @@ class CaptureReader:
             ServiceUnavailableError: when it stays away.
         """
         try:
-            guess = self._read_likely(key, size_bytes, windows)
+            guess = self._read_likely(key, size_bytes, windows, within)
             if guess is not None:
                 return guess
-            return self._read_header_first(key, size_bytes, windows)
+            return self._read_header_first(key, size_bytes, windows, within)
         except FileNotFoundError:
             gone = Rejection(Reason.MISSING_OBJECT, "was listed, and was gone when it was to be read")
             return CaptureRead([gone] * len(windows), 0)
@@ -86,20 +116,37 @@ class CaptureReader:
             shorter = Rejection(Reason.UNREADABLE, f"became shorter than the {size_bytes} bytes that were listed")
             return CaptureRead([shorter] * len(windows), 0)
 
-    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead | None:
+    def _read_likely(self, key: str, size_bytes: int, windows: Sequence[int], within: Within) -> CaptureRead | None:
         likely = self._likely.get(size_bytes)
         if likely is None:
             return None
         header, layout = likely
-        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows)])
+        if self._described and len(windows) == 1 and within is None:
+            return self._read_described(key, size_bytes, windows[0], header, layout)
+        buffers, n_bytes = self._get(key, [(0, len(header)), *self._ranges(layout, windows, within)])
         if memoryview(buffers[0]) != header:
             del self._likely[size_bytes]
             return None
         return CaptureRead([_window(buffer, layout) for buffer in buffers[1:]], n_bytes)
 
-    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int]) -> CaptureRead:
+    def _read_described(self, key: str, size_bytes: int, window: int, header: bytes, layout: Layout) -> CaptureRead | None:
+        """One request, whose answer says that the guess was right; a second one, for the header, where it says nothing."""
+        [(begin, end)] = self._ranges(layout, [window], None)
+        buffer, metadata = self._objects.get_range(key, begin, end)
+        if len(buffer) != end - begin:
+            raise ShortObjectError(key)
+        if described(metadata, size_bytes) == layout:
+            return CaptureRead([_window(buffer, layout)], end - begin)
+        self._described = False
+        [head], n_bytes = self._get(key, [(0, len(header))])
+        if memoryview(head) != header:
+            del self._likely[size_bytes]
+            return None
+        return CaptureRead([_window(buffer, layout)], end - begin + n_bytes)
+
+    def _read_header_first(self, key: str, size_bytes: int, windows: Sequence[int], within: Within) -> CaptureRead:
         n_bytes = min(HEADER_GUESS_BYTES, size_bytes)
-        head = bytes(memoryview(self._get(key, [(0, n_bytes)])[0][0])) if n_bytes else b""
+        head, metadata = self._head(key, n_bytes)
         wanted = header_bytes(head)
         if n_bytes < wanted <= min(size_bytes, HEADER_LIMIT_BYTES):
             rest, more = self._get(key, [(n_bytes, wanted)])
@@ -110,12 +157,24 @@ class CaptureReader:
         if isinstance(layout, Rejection):
             return CaptureRead([layout] * len(windows), n_bytes)
         self._likely[size_bytes] = header, layout
-        buffers, more = self._get(key, self._ranges(layout, windows))
+        self._described = described(metadata, size_bytes) == layout
+        buffers, more = self._get(key, self._ranges(layout, windows, within))
         return CaptureRead([_window(buffer, layout) for buffer in buffers], n_bytes + more)
 
-    def _ranges(self, layout: Layout, windows: Sequence[int]) -> list[tuple[int, int]]:
-        starts = self._spec.starts(layout.n_samples)
-        return [layout.byte_range(starts[window], self._spec.span) for window in windows]
+    def _head(self, key: str, n_bytes: int) -> tuple[bytes, Mapping[str, str]]:
+        if not n_bytes:
+            return b"", {}
+        data, metadata = self._objects.get_range(key, 0, n_bytes)
+        if len(data) != n_bytes:
+            raise ShortObjectError(key)
+        return bytes(memoryview(data)), metadata
+
+    def _ranges(self, layout: Layout, windows: Sequence[int], within: Within) -> list[tuple[int, int]]:
+        first, stop = within or (0, layout.n_samples)
+        if stop > layout.n_samples or stop - first < self._spec.span:
+            first, stop = 0, layout.n_samples
+        starts = self._spec.starts(stop - first)
+        return [layout.byte_range(first + starts[window], self._spec.span) for window in windows]
 
     def _get(self, key: str, ranges: Sequence[tuple[int, int]]) -> tuple[Sequence[ReadBytes], int]:
         buffers = self._objects.get_ranges(key, [begin for begin, _ in ranges], [end for _, end in ranges])

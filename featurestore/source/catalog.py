@@ -65,6 +65,8 @@ class CaptureRecord:
     timestamp: datetime | None = None
     iq_key: str | None = None
     approved: bool | None = None
+    start_time_ns: int | None = None
+    time_sigma_s: float | None = None
     snr_fills: bool = False
 
 
@@ -104,13 +106,17 @@ def connect(conninfo: str) -> Iterator[psycopg.Connection]:
 
 
 def create_table(conninfo: str, name: LiteralString = "measurements") -> None:
-    """Create a table of `schema.sql` if the database has none of that name."""
+    """Create a table of `schema.sql` if the database has none of that name; give one of before the columns that it lacks."""
     with connect(conninfo) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('heimdall.measurements'))")
         found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
         if found is None or found[0] is None:
             schema = files("featurestore").joinpath("schema.sql").read_text()
             connection.execute(re.findall(rf"^CREATE TABLE {name} \(.*?^\);", schema, re.DOTALL | re.MULTILINE)[0])
+        elif name == "measurements":
+            columns = connection.execute("TABLE measurements LIMIT 0").description or ()
+            if not {*_TIMES} <= {column.name for column in columns}:
+                connection.execute(ADD_TIMES)
 
 
 def record(conninfo: str, captures: Iterable[CaptureRecord]) -> Recorded:
@@ -192,7 +198,23 @@ _REQUIRED = (
 )
 
 
-EVERY_CAPTURE_QUERY = "SELECT " + ", ".join(f'"{name}"' for name in _REQUIRED) + " FROM measurements"  # noqa: S608 - constants
+_TIMES = {"start_time_ns": "bigint", "time_sigma_s": "float8"}
+"""Columns that a catalog may lack, and their types."""
+
+ADD_TIMES: LiteralString = (
+    "ALTER TABLE measurements ADD COLUMN IF NOT EXISTS start_time_ns BIGINT,"
+    " ADD COLUMN IF NOT EXISTS time_sigma_s DOUBLE PRECISION"
+)
+
+EVERY_CAPTURE_QUERY = "SELECT {} FROM measurements".format(  # noqa: S608 - constants
+    ", ".join(
+        [
+            *(f'"{name}"' for name in _REQUIRED),
+            # Through JSON, which has what the table has: one query serves tables with and without these columns.
+            *(f"(to_jsonb(measurements)->>'{name}')::{kind} AS {name}" for name, kind in _TIMES.items()),
+        ]
+    )
+)
 """The captures of the table that are not approved, too."""
 
 
@@ -244,7 +266,7 @@ def _read_batches(conninfo: str, source: str, limit: int | None, *, own_query: b
         heard()
         with connection.cursor(name="heimdall_snapshot", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
-            cursor.execute(_snapshot_query(source, limit, filtered=own_query and "approved" in names))
+            cursor.execute(_snapshot_query(source, limit, names, filtered=own_query and "approved" in names))
             while rows := cursor.fetchmany(FETCH_ROWS):
                 heard()
                 batches.append(_batch(rows, read))
@@ -280,14 +302,16 @@ def _check_columns(connection: psycopg.Connection, source: str) -> set[str]:
     return names
 
 
-def _snapshot_query(source: str, limit: int | None, *, filtered: bool) -> LiteralString:
+def _snapshot_query(source: str, limit: int | None, names: set[str], *, filtered: bool) -> LiteralString:
     """The source query, cast to the types of the table on the server, so that one reader serves every catalog."""
+    start, sigma = (f"{name if name in names else 'NULL'}::{kind}" for name, kind in _TIMES.items())
     return f"""
         SELECT id::bigint, uuid_send(session_id::uuid), websdr_id::int,
-               latitude::float8, longitude::float8, frequency_mhz::float8, sample_rate_hz::float8, snr_db::float8,
+               latitude::float8, longitude::float8, frequency_mhz::float8, sample_rate_hz::float8, snr_db::float8, {sigma},
                CASE WHEN isfinite("timestamp"::timestamptz)
                     THEN (EXTRACT(EPOCH FROM "timestamp"::timestamptz) * 1000000000)::bigint
                     ELSE -9223372036854775807 - 1 END,
+               COALESCE({start}, -9223372036854775807 - 1),
                NULLIF(iq_key::text, 'sessions/' || session_id::uuid || '/websdr_' || websdr_id::int || '.npy')
         FROM (\n{source}\n) AS catalog {"WHERE approved" if filtered else ""}
         ORDER BY id {"" if limit is None else f"LIMIT {int(limit)}"}"""  # noqa: S608 - the query is the user's own
@@ -298,13 +322,13 @@ class _Batch:
     ids: npt.NDArray[np.int64]
     sessions: npt.NDArray[np.uint8]
     receivers: npt.NDArray[np.int32]
-    numbers: npt.NDArray[np.float64]  # (5, n) latitude, longitude, frequency_mhz, sample_rate_hz, snr_db
-    timestamps: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.float64]  # (6, n) latitude, longitude, frequency_mhz, sample_rate_hz, snr_db, time_sigma_s
+    timestamps: npt.NDArray[np.int64]  # (2, n) timestamp, start_time_ns
     custom_keys: dict[int, str]
 
 
 def _batch(rows: list[Any], start: int) -> _Batch:
-    ids, sessions, receivers, *numbers, timestamps, keys = zip(*rows, strict=True)
+    ids, sessions, receivers, *numbers, timestamps, starts, keys = zip(*rows, strict=True)
     for name, column in (("id", ids), ("session_id", sessions), ("websdr_id", receivers)):
         if None in column:
             raise DataQualityError(
@@ -315,7 +339,7 @@ def _batch(rows: list[Any], start: int) -> _Batch:
         np.frombuffer(b"".join(sessions), np.uint8).reshape(-1, 16),
         np.array(receivers, np.int32),
         np.array(numbers, np.float64),  # NULL becomes NaN
-        np.array(timestamps, np.int64),
+        np.array([timestamps, starts], np.int64),
         {start + index: key for index, key in enumerate(keys) if key is not None},
     )
 
@@ -327,8 +351,9 @@ def _snapshot(batches: list[_Batch], query: str) -> Snapshot:
         raise DataQualityError(
             f"the catalog yields capture id {repeated[0]} more than once; ids must be unique (does a join multiply rows?)"
         )
-    numbers = np.concatenate([np.empty((5, 0)), *(batch.numbers for batch in batches)], axis=1)
-    latitude, longitude, frequency_mhz, sample_rate_hz, snr_db = numbers
+    numbers = np.concatenate([np.empty((6, 0)), *(batch.numbers for batch in batches)], axis=1)
+    latitude, longitude, frequency_mhz, sample_rate_hz, snr_db, time_sigma_s = numbers
+    timestamp, start_time_ns = np.concatenate([np.empty((2, 0), np.int64), *(batch.timestamps for batch in batches)], axis=1)
     return Snapshot(
         capture_id=ids,
         session_id=np.concatenate([np.empty((0, 16), np.uint8), *(batch.sessions for batch in batches)]),
@@ -337,7 +362,9 @@ def _snapshot(batches: list[_Batch], query: str) -> Snapshot:
         frequency_mhz=frequency_mhz.astype(np.float32),
         sample_rate_hz=sample_rate_hz,
         snr_db=snr_db.astype(np.float32),
-        timestamp=np.concatenate([np.empty(0, np.int64), *(batch.timestamps for batch in batches)]),
+        timestamp=timestamp,
+        start_time_ns=start_time_ns,
+        time_sigma_s=time_sigma_s,
         custom_keys={index: key for batch in batches for index, key in batch.custom_keys.items()},
         query=query,
     )

@@ -36,6 +36,8 @@ class Snapshot:
     sample_rate_hz: npt.NDArray[np.float64]
     snr_db: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]  # ns since 1970 UTC
+    start_time_ns: npt.NDArray[np.int64]  # of the first sample, ns since 1970 UTC; `NO_TIMESTAMP` where unknown
+    time_sigma_s: npt.NDArray[np.float64]  # one standard deviation of it; NaN where unknown
     custom_keys: dict[int, str]
     query: str
     receivers: Receivers | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ class FeatureSet:
     def labels(self) -> Labels:
         """Labels of all rows of its segments."""
         path = set_path(self.version)
-        return Labels(*(read_array(self.objects, f"{path}/{field.name}") for field in fields(Labels)))
+        return Labels.of({name: read_array(self.objects, f"{path}/{name}") for name in self.manifest.labels})
 
     @cached_property
     def rejected(self) -> list[RejectedCapture]:
@@ -171,6 +170,8 @@ class FeatureSet:
             "snr_db": ("row", labels.snr_db, LABEL_ATTRIBUTES["snr_db"]),
             "frequency_mhz": ("row", labels.frequency_mhz, LABEL_ATTRIBUTES["frequency_mhz"]),
             "timestamp": ("row", labels.timestamp.astype("datetime64[ns]")),
+            "start_time": ("row", labels.start_time_ns.astype("datetime64[ns]")),
+            "time_sigma_s": ("row", labels.time_sigma_s, LABEL_ATTRIBUTES["time_sigma_s"]),
             **{name: ("row", self.fact(name)) for name in FACTS if FACTS[name][0] != "u1"},
             "session_id": ("row", np.array(format_sessions(self.fact("session_id")), "U36")),
             "receiver_latitude": ("row", stands[:, 0], {"units": "degrees_north"}),

@@ -28,7 +28,7 @@ class Manifest:
     Attributes:
         version: the set's name.
         spec: name of the FeatureSpec.
-        basis: name of the basis.
+        basis: name of the basis; "" where none is needed (pairs).
         segments: in the order of the set's rows.
         split: parameters of the split.
         snapshot: `captures` (approved, at the time), the catalog `query` and, where the set knows where its receivers stand,
@@ -77,7 +77,8 @@ class Manifest:
         try:
             fields["segments"] = tuple(SegmentRef(**ref) for ref in fields["segments"])
             manifest = cls(**fields)
-            ids = [manifest.version, manifest.spec, manifest.basis, *(ref.segment for ref in manifest.segments)]
+            ids = [manifest.version, manifest.spec, *(ref.segment for ref in manifest.segments)]
+            ids += [manifest.basis] if manifest.basis else []
             for given in ids:
                 if not re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", given):
                     raise ValueError(f"{given!r} is no id")

@@ -16,10 +16,12 @@ def paths(manifest: Manifest) -> Iterator[str]:
     """Prefixes of all that a set is made of."""
     yield f"sets/{manifest.version}"
     yield f"specs/{manifest.spec}"
-    yield f"{bases_path(manifest.spec)}/{manifest.basis}"
+    if manifest.basis:
+        yield f"{bases_path(manifest.spec)}/{manifest.basis}"
     for ref in manifest.segments:
         yield f"{segments_path(manifest.spec)}/{ref.segment}"
-        yield f"{segments_path(manifest.spec)}/{ref.segment}/{features_name(manifest.basis)}"
+        if manifest.basis:
+            yield f"{segments_path(manifest.spec)}/{ref.segment}/{features_name(manifest.basis)}"
 
 
 def require_whole(objects: Objects, manifest: Manifest) -> None:
@@ -68,10 +70,12 @@ def _markers(manifest: Manifest) -> Iterator[str]:
     """The keys without which a set is not whole."""
     root, features = segments_path(manifest.spec), features_name(manifest.basis)
     yield f"specs/{manifest.spec}/spec.json"
-    yield f"{bases_path(manifest.spec)}/{manifest.basis}/zarr.json"
+    if manifest.basis:
+        yield f"{bases_path(manifest.spec)}/{manifest.basis}/zarr.json"
     for ref in manifest.segments:
         yield f"{root}/{ref.segment}/segment.json"
-        yield f"{root}/{ref.segment}/{features}/zarr.json"
+        if manifest.basis:
+            yield f"{root}/{ref.segment}/{features}/zarr.json"
 
 
 def _missing(objects: Objects, key: str) -> str | None:
@@ -89,7 +93,7 @@ def require_segments(objects: Objects, spec_id: str, segments: Iterable[str]) ->
         ServiceUnavailableError: when one was removed.
     """
     for segment in segments:
-        key = f"{segments_path(spec_id)}/{segment}/capture_id/zarr.json"
+        key = f"{segments_path(spec_id)}/{segment}/session_id/zarr.json"
         if _missing(objects, key):
             raise gone(objects, key)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from featurestore.errors import HeimdallError, StoreError, UsageError
 from featurestore.objects.objects import Objects, as_json
 from featurestore.objects.together import at_once, put_all, together
 from featurestore.source.receivers import Receivers, receivers_json
+from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import ArrayLayout, array_objects
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_parts, require_whole
@@ -37,7 +39,16 @@ LABEL_ATTRIBUTES = {
     "snr_db": {"units": "dB", "long_name": "signal-to-noise ratio"},
     "frequency_mhz": {"units": "MHz", "long_name": "frequency"},
     "timestamp": {"units": "ns", "long_name": "nanoseconds since 1970-01-01 UTC; the smallest int64 where unknown"},
+    "start_time_ns": {
+        "units": "ns",
+        "long_name": "of the first sample, since 1970-01-01 UTC; the smallest int64 where unknown",
+    },
+    "clock_sigma_s": {"units": "s", "long_name": "standard deviation of the start of both captures of a pair"},
+    "time_sigma_s": {"units": "s", "long_name": "standard deviation of start_time_ns"},
 }
+
+TIMES = ("start_time_ns", "time_sigma_s")
+"""Labels that a set holds only where the start of some capture is known: any other is written as before there were times."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Labels:
         snr_db: (N,) float32, NaN where unknown.
         frequency_mhz: (N,) float32, NaN where unknown.
         timestamp: (N,) int64, ns since 1970; `NO_TIMESTAMP` where unknown.
+        start_time_ns: (N,) int64, of the capture's first sample, ns since 1970; `NO_TIMESTAMP` where unknown.
+        time_sigma_s: (N,) float64, one standard deviation of it; NaN where unknown.
     """
 
     split: npt.NDArray[np.uint8]
@@ -57,6 +70,26 @@ class Labels:
     snr_db: npt.NDArray[np.float32]
     frequency_mhz: npt.NDArray[np.float32]
     timestamp: npt.NDArray[np.int64]
+    start_time_ns: npt.NDArray[np.int64]
+    time_sigma_s: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Labels by name; without times in a set that holds none."""
+        n_rows = len(columns["split"])
+        unknown = {"start_time_ns": np.full(n_rows, NO_TIMESTAMP), "time_sigma_s": np.full(n_rows, np.nan)}
+        return cls(**{**unknown, **columns})
+
+    def stored(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that a set holds, by name."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        times = with_times(*(columns.pop(name) for name in TIMES))
+        return {**columns, **dict(zip(TIMES, times, strict=False))}
+
+
+def with_times(start_time_ns: npt.NDArray[np.int64], time_sigma_s: npt.NDArray[np.float64]) -> list[npt.NDArray[Any]]:
+    """Both where any start is known, else nothing: what a set, and its name, is made of beside its other labels."""
+    return [start_time_ns, time_sigma_s] if (start_time_ns != NO_TIMESTAMP).any() else []
 
 
 def set_path(version: str) -> str:
@@ -119,7 +152,8 @@ def has_set(objects: Objects, version: str) -> bool:
     try:
         content = json.loads(objects.get(key))
         attributes, arrays = content["attributes"], content["consolidated_metadata"]["metadata"]
-        schema, known = attributes["schema"], {field.name for field in fields(Labels)} <= set(arrays)
+        needed = {field.name for field in fields(Labels)} - {*TIMES} if attributes["basis"] else set(attributes["labels"])
+        schema, known = attributes["schema"], needed <= set(arrays)
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return False
     try:
@@ -194,7 +228,7 @@ def label_layout(name: str, column: npt.NDArray[Any]) -> ArrayLayout:
 def publish(
     objects: Objects,
     manifest: Manifest,
-    labels: Labels,
+    labels: Labels | Mapping[str, npt.NDArray[Any]],
     rejected: list[RejectedCapture],
     receivers: Receivers | None = None,
 ) -> None:
@@ -203,7 +237,7 @@ def publish(
     Args:
         objects: the store.
         manifest: of the set; the checksums of its labels are filled in.
-        labels: of all rows.
+        labels: of all rows; of pairs, by name.
         rejected: captures that are not in it.
         receivers: where they stand; `None` when nobody said.
 
@@ -211,7 +245,7 @@ def publish(
         ServiceUnavailableError: when `features gc` removes what the set is made of meanwhile; it is not published then.
     """
     path = set_path(manifest.version)
-    columns = {field.name: getattr(labels, field.name) for field in fields(labels)}
+    columns = labels.stored() if isinstance(labels, Labels) else dict(labels)
     layouts = {name: label_layout(name, column) for name, column in columns.items()}
     crcs: dict[str, list[int]] = {name: [] for name in columns}
     arrays = (array_objects(f"{path}/{name}", columns[name], layouts[name], crcs[name]) for name in columns)

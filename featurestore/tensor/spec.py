@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 ID_DIGITS = 12
+ALIGNMENTS = ("none", "session")
 
 
 CHANNELS = ("I", "Q", "magnitude")
@@ -62,6 +63,8 @@ class FeatureSpec:
         windows_per_capture: tensors taken from each capture, evenly spread over it.
         floor_db: level in dBFS below which nothing is told apart.
         n_mfcc: 0 stores log-mel bands; k > 0 stores the first k cepstral coefficients instead.
+        align: `none` takes each capture's windows from all of it; `session` from the time that all captures of its session with
+            a known start share, so that a window is the same moment at all receivers.
 
     Raises:
         UsageError: when a value is impossible; the message names it.
@@ -78,6 +81,7 @@ class FeatureSpec:
     windows_per_capture: int = 1
     floor_db: float = -120
     n_mfcc: int = 0
+    align: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop_length", "n_mels", "n_frames", "windows_per_capture"):
@@ -95,6 +99,7 @@ class FeatureSpec:
         _require(self.windows_per_capture <= 32_767, self, "windows_per_capture", "at most 32767")
         _require(-300 <= self.floor_db < 0, self, "floor_db", "between -300 and 0 dBFS")
         _require(0 <= self.n_mfcc <= self.n_mels, self, "n_mfcc", f"between 0 (off) and n_mels = {self.n_mels}")
+        _require(self.align in ALIGNMENTS, self, "align", " or ".join(ALIGNMENTS))
         _require(re.fullmatch(r"[a-z0-9_]+", self.window) is not None, self, "window", "the name of a scipy.signal window")
 
     @property
@@ -124,12 +129,14 @@ class FeatureSpec:
         return [k * spare // last for k in range(last + 1)] if last else [spare // 2]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, with `f_max_hz` resolved."""
-        return asdict(self)
+        """All fields, with `f_max_hz` resolved; without `align` where that is `none`, as in specs of before there was one."""
+        values = asdict(self)
+        return values if self.align != "none" else {name: value for name, value in values.items() if name != "align"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> Self:
         """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        values = {"align": "none", **values}
         if odd := differing_fields(cls, values):
             raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
         return cls(**values)

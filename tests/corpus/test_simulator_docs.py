@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
-MODULES = ("breakage", "fading", "radiomap", "receiver", "render", "session", "sites", "waveform")
-NOT_PARAMETERS = {"sites.EARTH_RADIUS_M", "radiomap.SPEED_OF_LIGHT_M_PER_S", "waveform.CTCSS_TONES_HZ"}
+MODULES = ("airwave", "breakage", "clocks", "fading", "radiomap", "receiver", "render", "session", "sites", "waveform")
+NOT_PARAMETERS = {"sites.EARTH_RADIUS_M", "radiomap.SPEED_OF_LIGHT_M_PER_S", "waveform.CTCSS_TONES_HZ", "clocks.NS"}
 
 
 def constants() -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_strong_neighbours_are_no_noise() -> None:
 def test_the_stopband_of_a_filter_is_no_noise() -> None:
     """A filter of 1 kHz within a rate of 12 kHz, as a KiwiSDR for DCF77 has it: beside the signal lies nothing of the air."""
     taps = scipy.signal.firwin(401, 500, fs=12_000, window=("kaiser", 12))
-    samples = scipy.signal.lfilter(taps, 1, noise(100_000) + 3 * tone(100_000, 40, 12_000.0))
+    samples = scipy.signal.lfilter(taps, np.ones(1), noise(100_000) + 3 * tone(100_000, 40, 12_000.0))
     rounded = np.round(samples * 1000) / 2**15
     assert estimate_snr_db(np.asarray(rounded, np.complex64), 12_000.0) is None
 

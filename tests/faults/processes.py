@@ -24,7 +24,7 @@ from featurestore.store.sets import list_sets, read_pointer
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
 POLL_S = 0.002
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,21 @@ class Ended:
         return line
 
 
+@dataclass(frozen=True)
+class Hold:
+    """Each process of a build stops writing as soon as it has written `after` objects whose keys match `pattern`.
+
+    So it is met at this moment, however late the one looks who waits for it.
+    """
+
+    pattern: str
+    after: int = 1
+
+
+NOTES = "specs/*/segments/*/parts/*.json"
+"""Keys of what is noted of each chunk that is written."""
+
+
 @dataclass
 class Build:
     """`build-features` in a session of its own."""
@@ -64,6 +79,7 @@ class Build:
         *options: str,
         pause_s: float = 0,
         patience_s: float = 60,
+        hold: Hold | None = None,
         variables: dict[str, str] | None = None,
     ) -> Self:
         """Begin a build of `corpus`; its output goes to `log`.out and `log`.err."""
@@ -76,8 +92,11 @@ class Build:
             "FAULTS_CHUNK_ROWS": "8",
             "FAULTS_PAUSE_S": str(pause_s),
             "FAULTS_PATIENCE_S": str(patience_s),
+            **({"FAULTS_HOLD_AT": hold.pattern, "FAULTS_HOLD_AFTER": str(hold.after), "FAULTS_HOLD": str(log)} if hold else {}),
             **(variables or {}),
         }
+        for left in (log.with_suffix(".release"), *log.parent.glob(f"{log.name}.held*")):
+            left.unlink(missing_ok=True)
         with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
                 [sys.executable, str(DRIVER), "build-features", *where, *words, *options],
@@ -119,6 +138,14 @@ class Build:
             time.sleep(poll_s)
         return True
 
+    def held(self, n_processes: int = 1) -> bool:
+        """Wait until so many of its processes hold; false when it ended before."""
+        return self.when(lambda: len(list(self.log.parent.glob(f"{self.log.name}.held*"))) >= n_processes)
+
+    def release(self) -> None:
+        """Let those that hold go on."""
+        self.log.with_suffix(".release").touch()
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the process that was started, and to no other."""
         self.look()
@@ -141,7 +168,7 @@ class Build:
 
 def notes(store: Path) -> set[str]:
     """The chunks that are noted as written, of every segment that is not complete."""
-    found = store.glob("specs/*/segments/*/parts/*.json")
+    found = store.glob(NOTES)
     return {f"{path.parent.parent.name}/{int(path.stem)}" for path in found}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus_for_tests import Corpus
-from faults.processes import Build, check_readable, content, notes
+from faults.processes import NOTES, Build, Hold, check_readable, content
 from faults.tally import Tally
 from independent import check, check_fitted, open_plainly
 
@@ -150,9 +150,10 @@ def test_a_chunk_cut_off_by_a_power_failure_is_written_again(
 
 
 def test_latest_stays_with_the_build_that_began_last(corpus: Corpus, tmp_path: Path, tally: Tally) -> None:
-    slow = Build.start(corpus, tmp_path / "slow", "--workers=0", pause_s=0.06)
-    assert slow.when(lambda: bool(notes(corpus.store.directory)))
+    slow = Build.start(corpus, tmp_path / "slow", "--workers=0", hold=Hold(NOTES))
+    assert slow.held()
     quick = corpus.build(split=SplitSpec(seed=9))
+    slow.release()
     ended = slow.end().require(0)
     assert f"latest stays {quick.version}" in ended.stderr
     assert read_pointer(open_objects(corpus.store.url), "latest.json") == quick.version

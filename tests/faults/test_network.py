@@ -34,8 +34,11 @@ impatiently = pytest.mark.usefixtures("impatient")
 """For tests in which something stalls; the others have time, however busy the machine is."""
 
 MOST_ATTEMPTS = 40
-LONGEST_ATTEMPT_S = 60
-"""Of a build of 27 captures with little patience: longer is a hang."""
+LONGEST_ATTEMPT_S = 240
+"""Of a build of 27 captures with little patience, however busy the machine is: longer is a hang."""
+
+SOON_S = 100
+"""For what takes some 3 s on a quiet machine, and longer than this when nobody gives up."""
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +201,12 @@ def test_a_catalog_that_falls_silent_is_given_up(world: World, tally: Tally) -> 
         began = time.monotonic()
         with pytest.raises(ServiceUnavailableError):  # while connecting
             read_snapshot(world.elsewhere("nowhere", postgres.port).catalog)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < SOON_S
 
 
 @impatiently
 def test_a_query_that_yields_nothing_for_long_is_given_up(world: World) -> None:
     began = time.monotonic()
     with pytest.raises(ServiceUnavailableError, match=r"PostgreSQL 127.0.0.1:\d+/\S+ said nothing for 3 s; check the server"):
-        read_snapshot(world.corpus.catalog, "SELECT m.* FROM measurements m, pg_sleep(30) WHERE approved")
-    assert time.monotonic() - began < 10
+        read_snapshot(world.corpus.catalog, "SELECT m.* FROM measurements m, pg_sleep(200) WHERE approved")
+    assert time.monotonic() - began < SOON_S

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import UsageError
-from trainer.network.augment import AugmentSpec, augment, seeded
+from trainer.fitting.step import seed_step
+from trainer.network.augment import AugmentSpec, augment
 
 CPU = torch.device("cpu")
 OFF = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)
@@ -18,7 +19,8 @@ def batch(rows: int = 64) -> Tensor:
 
 
 def run(spec: AugmentSpec, features: Tensor, seed: int = 0) -> Tensor:
-    return augment(features, spec, seeded(seed, 0, 0, device=CPU))
+    seed_step(CPU, seed, 0, 0)
+    return augment(features, spec)
 
 
 def test_nothing_to_do_changes_nothing() -> None:
@@ -26,11 +28,16 @@ def test_nothing_to_do_changes_nothing() -> None:
 
 
 def test_the_same_batch_of_the_same_epoch_is_the_same_again_and_no_other() -> None:
-    x, spec = batch(), AugmentSpec()
-    first = augment(x, spec, seeded(1, 2, 3, device=CPU))
-    assert torch.equal(first, augment(x, spec, seeded(1, 2, 3, device=CPU)))
+    x = batch()
+
+    def at(*place: int) -> Tensor:
+        seed_step(CPU, *place)
+        return augment(x, AugmentSpec())
+
+    first = at(1, 2, 3)
+    assert torch.equal(first, at(1, 2, 3))
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):
-        assert not torch.equal(first, augment(x, spec, seeded(*other, device=CPU)))
+        assert not torch.equal(first, at(*other))
     assert torch.equal(x, batch())  # the original stays
 
 
@@ -74,10 +81,12 @@ def test_scales_are_one_number_per_row_within_the_limits() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_shape_and_type_stay(dtype: torch.dtype) -> None:
-    found = run(AugmentSpec(), batch().to(dtype))
-    assert found.dtype == dtype
-    assert found.shape == batch().shape
+def test_any_type_comes_out_as_float32_also_under_autocast(dtype: torch.dtype) -> None:
+    x = batch().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(AugmentSpec(), x)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, run(AugmentSpec(), x.float()))
 
 
 @pytest.mark.parametrize("name", ["band_dropout", "time_dropout", "scale", "max_shift"])

@@ -33,7 +33,9 @@ from featurestore.store.split import Split
 from featurestore.tensor.spec import SplitSpec
 from trainer.evaluate import baselines
 from trainer.evaluate.baselines import nearest_baseline
-from trainer.evaluate.run import EvaluateRequest, evaluate
+from trainer.evaluate.evaluation import Evaluation
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
 from trainer.network.checkpoints import read_checkpoint
 
 Float64 = npt.NDArray[np.float64]
@@ -192,6 +194,7 @@ def test_a_network_of_known_answers(world: World, tmp_path: Path) -> None:
     """One point and one σ for every row: errors are geodesics to it, and everything else follows in closed form."""
     checkpoint = answering(world, tmp_path, (0.25, -0.5), (0.0, 0.0))
     found = evaluate(world.request(checkpoint=checkpoint, k=0))
+    assert isinstance(found, Evaluation)
     opened = open_set(str(world.store), world.version)
     true = opened.labels.position[opened.labels.split == Split.VAL]
     region = read_checkpoint(checkpoint).region
@@ -215,6 +218,8 @@ def test_a_network_of_known_answers(world: World, tmp_path: Path) -> None:
 
 def test_the_batch_size_does_not_matter(world: World) -> None:
     first, second = (evaluate(world.request(batch_size=size, k=0)) for size in (1, 64))
+    assert isinstance(first, Evaluation)
+    assert isinstance(second, Evaluation)
     np.testing.assert_array_equal(first.row, second.row)
     np.testing.assert_allclose(first.predictions.position, second.predictions.position, atol=1e-5)
 

@@ -206,4 +206,4 @@ def test_places_that_the_set_knows_are_used_unasked(world: World, training_corpu
     done = CliRunner().invoke(main, ["evaluate", str(world.path.parents[1] / "run" / "last.ckpt"), *where])
     assert done.exit_code == 0, done.output
     assert "needs to know where receivers stand" not in page.read_text()
-    assert "One" in page.read_text()
+    assert "; receivers, too" in page.read_text()

@@ -406,7 +406,7 @@ def test_ending_early_leaves_no_threads(corpus: Corpus, how: str) -> None:
     else:
         data.close()
     assert not our_threads()
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 60
 
 
 def test_an_unused_iterator_starts_no_threads(corpus: Corpus) -> None:

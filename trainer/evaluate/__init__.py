@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.evaluate.run import EvaluateRequest, evaluate
+    from trainer.evaluate.request import EvaluateRequest
+    from trainer.evaluate.run import evaluate
 
-ROOMS = {"EvaluateRequest": "run", "evaluate": "run"}
+ROOMS = {"EvaluateRequest": "request", "evaluate": "run"}
 
 __all__ = ["EvaluateRequest", "evaluate"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from featurestore.errors import StoreError, UsageError
@@ -18,73 +17,19 @@ from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import read_receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.sets import read_manifest
-from featurestore.store.split import SPLITS, Split, count_splits
+from featurestore.store.split import Split, count_splits
 from featurestore.whole_file import whole_file
 from trainer.evaluate import plots
 from trainer.evaluate.baselines import Baseline, mean_baseline, nearest_baseline
+from trainer.evaluate.captures import run_captures
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.metrics import Int64, Predictions, measure
+from trainer.evaluate.metrics import Predictions, measure
 from trainer.evaluate.page import describe_evaluation
-from trainer.evaluate.predictions import columns, require_directory, require_format, write_predictions
+from trainer.evaluate.predictions import columns, require_directory, write_predictions
+from trainer.evaluate.request import EvaluateRequest
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.evaluate.session_run import SessionRequest, evaluate_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
-from trainer.network.geometry import Float64
-from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
-
-DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass(frozen=True)
-class EvaluateRequest:
-    """What to evaluate on what, and where the results go.
-
-    Attributes:
-        checkpoint: a file, or `s3://…/NAME.ckpt`.
-        store: of the feature set.
-        version: of the feature set, or a tag; `None` is the one that the network was trained on.
-        split: train, val or test.
-        batch_size: rows at a time.
-        threads: that fetch chunks.
-        k: neighbours of the baseline; 0 leaves it out.
-        out: directory for plots and `metrics.json`.
-        predictions: file for one row per prediction, `.parquet` or `.csv`.
-        html: file for the report.
-        tracking_uri: of MLflow, which the report asks how the training went; it need not answer.
-        receivers: CSV of where receivers stand, before what the set says, for maps and for errors by distance: a file or
-            `s3://…`.
-        device: auto takes a GPU when there is one.
-        against: another checkpoint to compare with on the same sessions.
-
-    Raises:
-        UsageError: when a value is impossible.
-    """
-
-    checkpoint: str
-    store: str
-    version: str | None = None
-    split: str = "val"
-    batch_size: int = 256
-    threads: int = 4
-    k: int = 5
-    out: Path | None = None
-    predictions: Path | None = None
-    html: Path | None = None
-    tracking_uri: str | None = None
-    receivers: str | None = None
-    device: str = "auto"
-    against: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (("split", SPLITS), ("device", DEVICES)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}")
-        for name, least in (("batch_size", 1), ("threads", 1), ("k", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; wanted {least} or more")
-        if self.predictions is not None:
-            require_format(self.predictions)
 
 
 def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation | SessionEvaluation:
@@ -163,29 +108,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("device is 'cuda', and torch finds no GPU; take 'auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def run_captures(
-    checkpoint: Checkpoint, feature_set: FeatureSet, request: EvaluateRequest, device: torch.device, progress: Progress
-) -> tuple[Int64, Float64]:
-    """Index in the set, (n,), and the network's outputs, (n, 4), of all rows of the split."""
-    net = checkpoint.network().to(device)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    split = Split[request.split.upper()]
-    stream = StreamOptions(threads=request.threads, cache="off")
-    data = FeatureStream(feature_set, DataOptions(request.batch_size), stream, device=device)
-    progress.start(f"evaluate {request.split}", data.order(split).table.n_rows, "rows")
-    row, outputs = [], []
-    try:
-        with torch.inference_mode():
-            for batch in data.evaluate(split):
-                features = batch.features.float().contiguous(memory_format=torch.channels_last)  # (row, 3, band, frame)
-                outputs.append(net(features).double().cpu().numpy())
-                row.append(batch.row.cpu().numpy())
-                progress.advance(len(batch), batch.features.nbytes)
-    finally:
-        data.close()
-    return np.concatenate(row), np.concatenate(outputs)
 
 
 def _baselines(feature_set: FeatureSet, request: EvaluateRequest, progress: Progress) -> tuple[dict[str, Baseline], list[str]]:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import UsageError
+from featurestore.page.charts import require_matplotlib
 from featurestore.place.posterior import LEVELS, Posterior
-from trainer.evaluate.plots import BASELINES, DPI, NETWORK, WIDTH, draw_cdf, require_matplotlib
+from trainer.evaluate.plots import BASELINES, DPI, NETWORK, WIDTH, draw_cdf
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.network.session.nets import RadioMapNet
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from featurestore.progress import Progress
@@ -18,8 +17,11 @@ from featurestore.source.receivers import Receivers
 from featurestore.source.snapshot import format_sessions
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
+from featurestore.whole_file import whole_file
 from trainer.evaluate.baselines import Baseline
-from trainer.evaluate.predictions import whole_file, write_predictions
+from trainer.evaluate.captures import run_captures
+from trainer.evaluate.predictions import write_predictions
+from trainer.evaluate.request import EvaluateRequest
 from trainer.evaluate.session_baselines import mean_sessions, nearest_sessions
 from trainer.evaluate.session_evaluation import SessionEvaluation
 from trainer.evaluate.session_metrics import measure_sessions
@@ -27,9 +29,6 @@ from trainer.evaluate.sessions import EncodedSessions, encode_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
 from trainer.network.geometry import geodesic_m
 from trainer.network.session.table import SessionTable
-
-if TYPE_CHECKING:
-    from trainer.evaluate.run import EvaluateRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ def _unknown_receivers(asked: SessionRequest, table: SessionTable) -> Iterator[s
         return
     unseen = np.setdiff1d(table.receiver[table.present], place.websdr_id)
     if len(unseen):
-        placed: npt.NDArray[np.bool_] = np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1)
+        placed = np.asarray(np.isfinite(asked.receivers.positions_of(unseen)).all(axis=1))
         session = asked.checkpoint.training.session
         by_position = placed & (session is not None and session.receivers_by != "identity")
         for number, used in zip(unseen.tolist(), by_position.tolist(), strict=True):
@@ -120,8 +119,6 @@ def _baselines(
 
 def _against(asked: SessionRequest, split: Split, progress: Progress) -> Baseline:
     """Another network on the same split: its errors by session, or by capture when it locates captures."""
-    from trainer.evaluate.run import run_captures
-
     other = read_checkpoint(str(asked.request.against))
     feature_set = asked.feature_set
     other.features.require_same(feature_set, other.source)

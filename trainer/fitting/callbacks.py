@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +13,26 @@ from trainer.fitting.loader import FeatureDataModule
 from trainer.stream.batches import Batch
 
 MAX_WAIT_SHARE = 0.05
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+
+
+def leave_out_idle_hooks(watchers: Sequence[callbacks.Callback]) -> None:
+    """Spare Lightning calling hooks of a step in which nothing happens: eight callbacks have over forty of them.
+
+    Lightning passes over a hook that is not callable. `ModelCheckpoint` acts behind steps only where it is told to save there.
+    """
+    for watcher in watchers:
+        for hook in STEP_HOOKS:
+            by_epoch = isinstance(watcher, callbacks.ModelCheckpoint) and type(watcher) is callbacks.ModelCheckpoint
+            if getattr(type(watcher), hook) is getattr(callbacks.Callback, hook) or by_epoch:
+                setattr(watcher, hook, None)
 
 
 class DataWait(callbacks.Callback):

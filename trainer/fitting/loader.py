@@ -17,13 +17,26 @@ from trainer.stream.source import StreamOptions
 
 
 class TrainLoader:
-    """What is left of the current train epoch."""
+    """What is left of the current train epoch; near its end, the validation behind it and the next epoch are prepared.
 
-    def __init__(self, data: FeatureStream) -> None:
+    Args:
+        data: to be served.
+        n_epochs: behind the last one nothing is prepared but its validation.
+    """
+
+    def __init__(self, data: FeatureStream, n_epochs: int) -> None:
         self._data = data
+        self._n_epochs = n_epochs
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._data.train()
+        epoch = self._data.epoch
+
+        def prepare_next() -> None:
+            self._data.prepare(Split.VAL)
+            if epoch + 1 < self._n_epochs:
+                self._data.prepare(Split.TRAIN, epoch + 1)
+
+        return self._data.train(prepare_next)
 
     def __len__(self) -> int:
         return self._data.order(Split.TRAIN, self._data.epoch).n_batches
@@ -98,7 +111,7 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Drawn anew for every epoch."""
-        return TrainLoader(self.data)
+        return TrainLoader(self.data, (self.trainer.max_epochs if self.trainer else None) or 0)
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""

@@ -1,20 +1,24 @@
-"""What Lightning trains on captures: a step on a batch, and an epoch's validation in metres."""
+"""What Lightning trains: a step on a batch, an epoch's validation in metres, optimizer and schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.evaluate.metrics import Predictions, measure
-from trainer.fitting.base_module import TrainingModule
-from trainer.network.augment import augment, seeded, step_seed
+from trainer.fitting.compiled import Compiled
+from trainer.fitting.step import StepLosses, StepModule
+from trainer.network.augment import augment
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.geometry import Region
-from trainer.network.loss import LossSpec, localization_loss
+from trainer.network.loss import Loss, LossSpec, localization_loss
 from trainer.network.model import LocalizationNet
 from trainer.network.training_spec import TrainingSpec
 from trainer.stream.batches import Batch
@@ -36,7 +40,7 @@ class RowLabels:
     snr_db: npt.NDArray[np.float32]
 
 
-class LocalizationModule(TrainingModule):
+class LocalizationModule(StepModule[Batch]):
     """A network under training.
 
     Args:
@@ -50,8 +54,10 @@ class LocalizationModule(TrainingModule):
     def __init__(
         self, spec: TrainingSpec, region: Region, features: TrainedOn, labels: RowLabels, *, pretrained: bool = False
     ) -> None:
-        super().__init__(spec, features)
+        super().__init__(spec.optimizer, spec.seed, features.version)
+        self.spec = spec
         self.region = region
+        self.features = features
         self.labels = labels
         # Plain values only, so that a checkpoint can be loaded without executing anything (weights_only=True).
         self.save_hyperparameters({"training": spec.to_json(), "region": region.to_json()}, logger=False)
@@ -62,36 +68,51 @@ class LocalizationModule(TrainingModule):
         targets[known] = region.encode(labels.position[known])
         self.targets: Tensor
         self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
-        self._validated: list[tuple[Tensor, Tensor]] = []
+        self._losses: Callable[..., Loss] = augmented_losses
+        self._outputs: Callable[[Tensor], Tensor] = self.forward
+        self._full_batch = 0
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 3, band, frame) → (B, 4), see `LocalizationNet`."""
         outputs: Tensor = self.net(features.float().contiguous(memory_format=torch.channels_last))
         return outputs
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step. All that it draws (augmentation, dropout) depends on its place alone, so that a run can be resumed."""
-        place = (self.spec.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(step_seed(*place))
-        features = augment(batch.features.float(), self.spec.augment, seeded(*place, device=batch.features.device))
-        hold_sigma = self.spec.loss.holds_sigma(self.current_epoch)
-        loss = localization_loss(self(features), self.targets[batch.row], self.spec.loss, hold_sigma=hold_sigma)
-        self.keep(batch.row, loss.per_row, batch_idx)
-        return loss.mean
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the network was trained on; see `trainer.network.checkpoints`."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["features"] = self.features.to_state()
+
+    def compile_steps(self, say: Callable[[str], None], batch_size: int) -> None:
+        """Compile augmentation, network and loss of a step in one, and the network of validation.
+
+        Args:
+            say: prints a line for the user, should it not work.
+            batch_size: rows of every batch; a smaller one is padded, so that nothing is compiled twice.
+        """
+        self._losses = Compiled(augmented_losses, say)
+        self._outputs = Compiled(self.forward, say)
+        self._full_batch = batch_size
+
+    def losses(self, batch: Batch) -> StepLosses:
+        """Of augmented tensors, each row drawing its own numbers."""
+        spec = self.spec
+        targets = self.targets.index_select(0, batch.row)
+        each, mean = self._losses(self.net, batch.features, targets, spec, spec.loss.holds_sigma(self.current_epoch))
+        return StepLosses(mean, each.detach().clone() if self._full_batch else each, batch.row)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Keeps outputs; padding of the last batch of a rank is left out."""
-        served = batch.row != PADDING
-        row = batch.row[served]
-        outputs = self(batch.features)[served].float()
-        self._validated.append((row.cpu(), outputs.cpu()))
+        """Keeps outputs."""
+        features, n_rows = batch.features, len(batch)
+        if n_rows < self._full_batch:
+            features = functional.pad(features, (0, 0) * (features.ndim - 1) + (0, self._full_batch - n_rows))
+        outputs = self._outputs(features)[:n_rows].float()
+        self.keep(batch.row, outputs.clone() if self._full_batch else outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, in metres, by every rank from all ranks' rows; and means of the epoch before it."""
-        self.log_train()
-        gathered = self.gather(self._validated)
-        self._validated = []
-        row, outputs = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+        self.log_means()
+        row, outputs = self.kept()
+        row, outputs = row[row != PADDING], outputs[row != PADDING]  # of the last batch of a rank
         loss = localization_loss(outputs, self.targets.cpu()[row], LossSpec())
         self.log("val/loss", loss.mean, sync_dist=True)
         for name, value in measure(self.predictions(row, outputs), self.region.half_extent_m).items():
@@ -105,3 +126,17 @@ class LocalizationModule(TrainingModule):
         return Predictions.from_outputs(
             self.region, values, labels.position[index], labels.websdr_id[index], labels.snr_db[index]
         )
+
+
+def augmented_losses(net: LocalizationNet, features: Tensor, targets: Tensor, spec: TrainingSpec, hold_sigma: bool) -> Loss:
+    """All that the device computes in a step, but for gradients and optimizer: in one function, to be compiled in one.
+
+    Args:
+        net: under training.
+        features: (b, 3, band, frame), as stored.
+        targets: (b, 2) east, north.
+        spec: augmentation and loss.
+        hold_sigma: see `localization_loss`.
+    """
+    x = augment(features, spec.augment)
+    return localization_loss(net(x.contiguous(memory_format=torch.channels_last)), targets, spec.loss, hold_sigma=hold_sigma)

@@ -28,7 +28,7 @@ class Hardware:
         num_nodes: machines that train together.
         strategy: `auto`, `ddp`, …
         precision: one of `PRECISIONS`; auto is bf16 on GPUs that have it.
-        compile: `torch.compile` the network.
+        compile: `torch.compile` the whole step; on CUDA it becomes graphs.
 
     Raises:
         UsageError: when the precision is unknown.
@@ -72,6 +72,7 @@ class TrainRequest:
         resume: `last`, or a checkpoint to go on from.
         upload_to: where checkpoints are copied to, as `s3://bucket/prefix`.
         tracking: where the run is tracked; `None` leaves it out.
+        profile: see where a step goes: a table and a trace in `directory/profile`.
     """
 
     store: str
@@ -87,6 +88,7 @@ class TrainRequest:
     resume: str | None = None
     upload_to: str | None = None
     tracking: TrackingRequest | None = None
+    profile: bool = False
 
     @property
     def last(self) -> Path:

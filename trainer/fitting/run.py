@@ -15,12 +15,14 @@ from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.split import Split
-from trainer.evaluate.run import EvaluateRequest, evaluate
-from trainer.fitting.callbacks import DataWait, EpochProgress
+from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.run import evaluate
+from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.fitting.loader import FeatureDataModule
 from trainer.fitting.module import LocalizationModule, RowLabels
+from trainer.fitting.profile import StepProfile
 from trainer.fitting.request import LAST, TrainReport, TrainRequest
 from trainer.fitting.session_module import SessionLabels, SessionModule
 from trainer.fitting.tracking import KeepRunId, Tracker, open_tracker
@@ -29,7 +31,6 @@ from trainer.network.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.network.geometry import Region
 from trainer.network.model import LocalizationNet, load_weights
 
-GRADIENT_CLIP = 1.0
 BEST_CHECKPOINTS = 3
 
 
@@ -195,6 +196,9 @@ class _Training:
             watchers += [callbacks.LearningRateMonitor("epoch"), KeepRunId(self._tracker)]
         if self._uploads is not None:
             watchers.append(self._uploads)
+        if request.profile:
+            watchers.append(StepProfile(request.directory / "profile", self._progress.say))
+        leave_out_idle_hooks(watchers)
         try:
             return lightning.Trainer(
                 accelerator=hardware.accelerator,
@@ -205,10 +209,9 @@ class _Training:
                 max_epochs=request.training.optimizer.max_epochs,
                 logger=self._tracker or False,
                 callbacks=watchers,
-                gradient_clip_val=GRADIENT_CLIP,
                 use_distributed_sampler=False,  # the stream shares rows out among ranks itself
                 num_sanity_val_steps=0,
-                log_every_n_steps=1,
+                log_every_n_steps=0,  # all that is logged is logged by epoch
                 enable_model_summary=False,
                 enable_progress_bar=False,  # it writes to stdout, where results go
             )
@@ -243,7 +246,7 @@ def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str],
         module = SessionModule(training, place, trained_on, sessions, pretrained=pretrained)
     _begin_with_weights(module, request, say)
     if request.hardware.compile:
-        module.net.compile()
+        module.compile_steps(say, request.batch_size)
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.evaluate.session_metrics import SessionPredictions, session_summary
-from trainer.fitting.base_module import TrainingModule
-from trainer.network.augment import augment, seeded, step_seed
+from trainer.fitting.step import StepLosses, StepModule
+from trainer.network.augment import augment
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.loss import HALF_LOG_2PI, bounded_sigma
 from trainer.network.session.density import locate
@@ -67,7 +68,7 @@ class SessionLabels:
         return SessionPlace.around(region, self.train.position, kept, self.receivers.positions_of(kept), spec.grid_km)
 
 
-class SessionModule(TrainingModule):
+class SessionModule(StepModule[SessionBatch]):
     """A network for sessions under training.
 
     With `radio-map`, steps train the reader of levels alone, capture by capture: the negative log-likelihood of the catalog's
@@ -84,12 +85,12 @@ class SessionModule(TrainingModule):
         pretrained: begin a ConvNeXt encoder with the weights of timm's hub.
     """
 
-    unit = "sessions"
-
     def __init__(
         self, spec: TrainingSpec, place: SessionPlace, features: TrainedOn, labels: SessionLabels, *, pretrained: bool = False
     ) -> None:
-        super().__init__(spec, features)
+        super().__init__(spec.optimizer, spec.seed, features.version)
+        self.spec = spec
+        self.features = features
         if spec.session is None:
             raise ValueError("a session module needs a session spec")
         self.place = place
@@ -135,20 +136,34 @@ class SessionModule(TrainingModule):
         """(b, r) captures that training may see."""
         return batch.present & ~torch.isin(batch.receiver, self.excluded)
 
-    def training_step(self, batch: SessionBatch, batch_idx: int) -> Tensor:
-        """One step. All that it draws depends on its place alone, so that a run can be resumed."""
-        place = (self.spec.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(step_seed(*place))
-        drawn = seeded(*place, device=batch.features.device)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the network was trained on; see `trainer.network.checkpoints`."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["features"] = self.features.to_state()
+
+    def compile_steps(self, say: Callable[[str], None], batch_size: int) -> None:  # noqa: ARG002 - as for captures
+        """Compile the encoder, which is nearly all of the work."""
+        self.net.encoder.compile()
+
+    def losses(self, batch: SessionBatch) -> StepLosses:
+        """Of the levels of each session, or of its mixture."""
         shape, present = batch.features.shape, self.present(batch)
-        flat = augment(batch.features.float().reshape(-1, *shape[2:]), self.spec.augment, drawn)
-        features, target = flat.reshape(shape), self.targets[batch.session]
+        features = augment(batch.features.reshape(-1, *shape[2:]), self.spec.augment).reshape(shape)
+        target = self.targets[batch.session]
         with torch.autocast(device_type=features.device.type, enabled=False):
-            per_row = self._level_loss(features, target, present) if isinstance(self.net, RadioMapNet) else None
-            if per_row is None:
-                per_row = self._mixture_loss(features, target, batch.receiver, self._hidden(present))
-        self.keep(batch.session, per_row, batch_idx)
-        return per_row.mean()
+            if isinstance(self.net, RadioMapNet):
+                each = self._level_loss(features, target, present)
+            else:
+                each = self._mixture_loss(features, target, batch.receiver, self._hidden(present))
+        return StepLosses(each.mean(), each, batch.session)
+
+    def _gather(self, parts: list[Any]) -> list[Any]:
+        """What all ranks have, one after the other."""
+        if self.trainer.world_size == 1:
+            return parts
+        shares: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(shares, parts)
+        return [part for share in shares for part in share]
 
     def _level_loss(self, features: Tensor, target: Tensor, present: Tensor) -> Tensor:
         """(b,) mean nats of the levels of each session; 0 where it has none."""
@@ -190,7 +205,7 @@ class SessionModule(TrainingModule):
             read = torch.where(present[None], torch.stack([level, variance]), torch.nan)[:, served]
             parts.append((batch.session[served].cpu().numpy(), read.double().cpu().numpy()))
         found = np.full((2, *self.labels.train.row.shape), np.nan)
-        for session, read in self.gather(parts):
+        for session, read in self._gather(parts):
             found[:, session, : read.shape[2]] = read
         return found[0], found[1]
 
@@ -207,8 +222,8 @@ class SessionModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, by every rank from all ranks' sessions; and means of the epoch before it."""
-        self.log_train()
-        found = SessionPredictions.join(self.gather(self._validated))
+        self.log_means()
+        found = SessionPredictions.join(self._gather(self._validated))
         self._validated = []
         if not np.isfinite(found.nll).all():
             raise DataQualityError("posteriors of validation sessions are no numbers: training diverged, lower --learning-rate")

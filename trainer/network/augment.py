@@ -40,39 +40,42 @@ class AugmentSpec:
             raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
 
 
+NOTHING = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)
+
+
 def step_seed(*place: int) -> int:
     """A seed that belongs to one step (seed, epoch, batch, rank): a resumed run draws what an uninterrupted one would."""
     digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def seeded(*place: int, device: torch.device) -> torch.Generator:
-    """Random numbers of one step, see `step_seed`."""
-    return torch.Generator(device).manual_seed(step_seed(*place))
-
-
-def augment(features: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
+def augment(features: Tensor, spec: AugmentSpec) -> Tensor:
     """A changed copy of a batch.
 
+    Shift, scale and dropped frames are one matrix S per row, by which its frames are multiplied, and dropped bands are zeros
+    before it: y = (band · x) S with S[f, g] = gain[g] where f = g - shift, else 0. Each sum has one term that is not zero, so
+    nothing is rounded but by the gain; and a batched product is several times as fast as a gather.
+
+    Random numbers are those of torch's own generator on the device of the features: one draw of all of them.
+
     Args:
-        features: (row, channel, band, frame), normalized.
+        features: (row, channel, band, frame), normalized, in any floating-point type.
         spec: what to do.
-        generator: on the device of the features.
 
     Returns:
-        The same shape and dtype.
+        The same shape, in float32.
     """
-    n_rows, _, n_bands, n_frames = features.shape
+    if spec == NOTHING:
+        return features.float()
+    n_rows, n_channels, n_bands, n_frames = features.shape
     device = features.device
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=device)
-
-    keep_band = uniform(n_rows, 1, n_bands, 1) >= spec.band_dropout
-    keep_frame = uniform(n_rows, 1, 1, n_frames) >= spec.time_dropout
-    factor = 1 + spec.scale * (2 * uniform(n_rows, 1, 1, 1) - 1)
-    shift = torch.randint(-spec.max_shift, spec.max_shift + 1, (n_rows, 1), generator=generator, device=device)
-    source = torch.arange(n_frames, device=device) - shift  # (row, frame)
-    inside = ((source >= 0) & (source < n_frames))[:, None, None, :]
-    index = source.clamp(0, n_frames - 1)[:, None, None, :].expand_as(features)
-    return features.gather(-1, index) * (factor * (keep_band & keep_frame & inside)).to(features.dtype)
+    drawn = torch.rand((n_rows, n_bands + n_frames + 2), device=device)
+    of_band, of_frame, of_scale, of_shift = torch.split(drawn, [n_bands, n_frames, 1, 1], dim=1)
+    band = (of_band >= spec.band_dropout).float()  # (row, band)
+    gain = (of_frame >= spec.time_dropout) * (1 - spec.scale + 2 * spec.scale * of_scale)  # (row, frame)
+    shift = (of_shift * (2 * spec.max_shift + 1)).floor() - spec.max_shift  # (row, 1)
+    frame = torch.arange(n_frames, device=device)
+    moved = torch.where(frame[:, None] == (frame - shift)[:, None, :], gain[:, None, :], 0.0)  # (row, from frame, to frame)
+    kept = (features.float() * band[:, None, :, None]).view(n_rows, n_channels * n_bands, n_frames)
+    with torch.autocast(device.type, enabled=False):  # a gain of 1.03 needs more digits than bfloat16 has
+        return torch.bmm(kept, moved).view(features.shape)

@@ -101,10 +101,5 @@ def bounded_sigma(raw: torch.Tensor) -> torch.Tensor:
     return torch.exp(math.log(MIN_SIGMA) + math.log(MAX_SIGMA / MIN_SIGMA) * share)
 
 
-def finite_rows(loss_per_row: torch.Tensor) -> torch.Tensor:
-    """(B,) bool: which rows have a loss at all; the others are to be named, and their step skipped."""
-    return torch.isfinite(loss_per_row.detach())
-
-
 def _full_precision(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 
@@ -25,10 +25,11 @@ import torch
 from featurestore.errors import UsageError
 from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
-from trainer.stream.order import PADDING, BatchPlan, EpochOrder
+from trainer.stream.order import BatchPlan, EpochOrder, OrderSpec
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
+from trainer.stream.ring import Ring
 from trainer.stream.session_order import SessionPlan
-from trainer.stream.source import ChunkSource, StreamOptions, Tensors, huge_empty
+from trainer.stream.source import ChunkSource, StreamOptions, Tensors
 
 CPU = torch.device("cpu")
 
@@ -85,45 +86,10 @@ class SessionBatch(Batch):
         return replace(self, features=self.features.clone())
 
 
-class Ring:
-    """Buffers for batches, used in turn, pinned where there is a GPU.
-
-    Args:
-        shape: of the largest batch.
-        n_buffers: how many.
-        lane: that brings each batch to its device; a CPU gets the buffers themselves.
-    """
-
-    def __init__(self, shape: tuple[int, ...], n_buffers: int, lane: Lane) -> None:
-        self._memory = [_batch_memory(shape) for _ in range(n_buffers)]
-        self._buffers = [tensor.numpy() for tensor in self._memory]
-        self._copied: list[Done] = [None] * n_buffers
-        self._lane = lane
-
-    def gather(self, plan: BatchPlan, chunks: list[Tensors], number: int, second: Executor) -> torch.Tensor:
-        """The features (place, 3, band, frame) of a plan; no chunks are for padding. A second thread gathers half of them."""
-        slot = number % len(self._buffers)
-        copied = self._copied[slot]
-        if copied is not None:
-            copied.synchronize()  # an event of long ago, as a rule
-        buffer = self._buffers[slot]
-        other = second.submit(plan.copy_to, buffer, chunks, 0, 2)
-        plan.copy_to(buffer, chunks, 1, 2)
-        other.result()
-        features = self._lane.bring(self._memory[slot][: plan.n_places])
-        self._copied[slot] = self._lane.mark()
-        return features
-
-
-def _batch_memory(shape: tuple[int, ...]) -> torch.Tensor:
-    if torch.cuda.is_available():
-        return torch.empty(shape, dtype=torch.float16, pin_memory=True)
-    return torch.from_numpy(huge_empty(2 * math.prod(shape)).view(np.float16).reshape(shape))
-
-
 Ready = tuple[Batch, int, Done]
 """A batch, its rows without padding, and what says that it has arrived."""
-Assemble = Callable[[BatchPlan, list[Tensors]], Ready]
+Assemble = Callable[[BatchPlan, list[Tensors], int], Ready]
+"""Takes the number of the batch, too, counted over all epochs."""
 
 
 class BatchStream:
@@ -161,6 +127,7 @@ class BatchStream:
         self._ring: Ring | None = None
         self._delivered = 0
         self._epoch: _Epoch | None = None
+        self._prepared: tuple[OrderSpec, _Epoch, weakref.finalize[..., BatchStream]] | None = None
 
     def batches(self, order: EpochOrder, start_batch: int = 0) -> Generator[Batch]:
         """The batches of an epoch, from number `start_batch` on.
@@ -172,19 +139,18 @@ class BatchStream:
             ChunkError: when a chunk stays missing or damaged; batches before it have been handed over.
             ServiceUnavailableError: when the store does not answer.
         """
+        epoch = self._take_prepared(order, start_batch)
         self.close()
-        stats = self.stats = StreamStats()
-        threads = self._options.threads
-        pool = ThreadPoolExecutor(threads, "fetch-chunks")
-        chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
-        second = ThreadPoolExecutor(1, "gather-half")
-        epoch = self._epoch = _Epoch(chunks, start_batch, (pool, second), self._assembly(second))
+        self._epoch = epoch = epoch or self._make(order, start_batch)
+        stats = self.stats = epoch.stats
+        epoch.begin(self._delivered)
         began = stats.began = perf_counter()
         try:
             for _ in range(start_batch, order.n_batches):
                 asked = perf_counter()
                 batch, n_rows, done = epoch.next_batch()
-                self._lane.hand_over(done, *batch.tensors())
+                if done is not None:
+                    self._lane.hand_over(done, *batch.tensors())
                 stats.waited_s += perf_counter() - asked
                 stats.batches += 1
                 stats.rows += n_rows
@@ -195,28 +161,57 @@ class BatchStream:
             stats.seconds = perf_counter() - began
             epoch.close()
 
+    def prepare(self, order: EpochOrder) -> None:
+        """Fetch the first chunks of an epoch now, while the one before is served, or validated, so that it begins at once.
+
+        As many chunks are held for it as it would hold itself. Nothing is gathered before its first batch is asked for.
+        """
+        self._drop_prepared()
+        epoch = self._make(order, 0)
+        self._prepared = order.spec, epoch, weakref.finalize(self, epoch.close)
+
     def close(self) -> None:
-        """End the epoch that is running, if there is one, and its threads."""
+        """End the epoch that is running, and one that was prepared, if there are any, and their threads."""
         if self._epoch is not None:
             self._epoch.close()
             self._epoch = None
+        self._drop_prepared()
+
+    def _take_prepared(self, order: EpochOrder, start_batch: int) -> _Epoch | None:
+        if self._prepared is None or start_batch or self._prepared[0] != order.spec:
+            return None
+        _, epoch, finalizer = self._prepared
+        finalizer.detach()
+        self._prepared = None
+        return epoch
+
+    def _drop_prepared(self) -> None:
+        if self._prepared is not None:
+            self._prepared[2]()  # closes it, once
+            self._prepared = None
+
+    def _make(self, order: EpochOrder, start_batch: int) -> _Epoch:
+        """The threads of an epoch, which begin to fetch."""
+        stats, threads = StreamStats(), self._options.threads
+        pool = ThreadPoolExecutor(threads, "fetch-chunks")
+        chunks = ChunkStream(self._source, order, pool, threads=threads, stats=stats, resident=self._resident)
+        second = ThreadPoolExecutor(1, "gather-half")
+        return _Epoch(chunks, start_batch, (pool, second), self._assembly(second), stats)
 
     def _assembly(self, second: Executor) -> Assemble:
         """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
         if self._ring is None and self._resident is None:
             self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
-        position, receiver = self._source.feature_set.labels.position, self._source.receiver
-        ring, resident, lane = self._ring, self._resident, self._lane
-        slots = count(self._delivered)  # what was gathered last time and not handed over is overwritten
+        position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
 
-        def assemble(plan: BatchPlan, chunks: list[Tensors]) -> Ready:
+        def assemble(plan: BatchPlan, chunks: list[Tensors], number: int) -> Ready:
             with lane.use():
                 if resident is not None:
                     features = resident.gather(plan, lane)
                 elif ring is not None:
-                    features = ring.gather(plan, chunks, next(slots), second)
+                    features = ring.gather(plan, chunks, number, second)
                 if isinstance(plan, SessionPlan):
-                    batch: Batch = _session_batch(plan, features, lane, position, receiver)
+                    batch: Batch = _session_batch(plan, features, lane, position)
                 else:
                     batch = Batch(features, _positions(plan, plan.rows, position), lane.bring(torch.from_numpy(plan.rows)))
                 done = lane.mark()
@@ -230,14 +225,10 @@ def _positions(plan: BatchPlan, rows: Index, position: npt.NDArray[np.float64]) 
     return torch.from_numpy(position[rows] if plan.chunks else np.full((len(rows), 2), math.nan))
 
 
-def _session_batch(
-    plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64], receiver: npt.NDArray[np.int32]
-) -> SessionBatch:
+def _session_batch(plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64]) -> SessionBatch:
     shape = len(plan.session), plan.width
-    row = plan.in_places.reshape(shape)
-    present = row >= 0
-    parts = row, np.where(present, receiver[row], PADDING).astype(np.int64), present, plan.session
-    at_device = [lane.bring(torch.from_numpy(part)) for part in parts]
+    row, receiver = plan.places.reshape(shape), plan.receiver.reshape(shape)
+    at_device = [lane.bring(torch.from_numpy(part)) for part in (row, receiver, row >= 0, plan.session)]
     where = _positions(plan, row[:, 0], position)  # of the first row of each session
     return SessionBatch(features.view(*shape, *features.shape[1:]), where, *at_device)
 
@@ -246,19 +237,30 @@ class _Epoch:
     """The threads behind the batches of one epoch. Nothing in here refers to the iterator, so that it can be collected."""
 
     def __init__(
-        self, chunks: ChunkStream, start_batch: int, pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor], assemble: Assemble
+        self,
+        chunks: ChunkStream,
+        start_batch: int,
+        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
+        assemble: Assemble,
+        stats: StreamStats,
     ) -> None:
+        self.stats = stats
         self._chunks = chunks
         self._start_batch = start_batch
         self._fetching, self._gathering = pools
         self._assemble = assemble
         self._ready: SimpleQueue[Ready | Exception | None] = SimpleQueue()
         self._asked: SimpleQueue[None] = SimpleQueue()  # a semaphore, of the quick kind
-        for _ in range(READY):
-            self._asked.put(None)
+        self._first_number = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="gather-batches", daemon=True)
         self._thread.start()
+
+    def begin(self, number: int) -> None:
+        """Let batches be gathered; the first one has this number. Before, chunks are fetched, and no more."""
+        self._first_number = number  # what was gathered last time and not handed over is overwritten
+        for _ in range(READY):
+            self._asked.put(None)
 
     def next_batch(self) -> Ready:
         """The next batch, when it is ready; gives leave to gather one more."""
@@ -284,10 +286,10 @@ class _Epoch:
 
     def _run(self) -> None:
         try:
-            for plan, chunks in self._chunks.from_batch(self._start_batch):
+            for number, (plan, chunks) in enumerate(self._chunks.from_batch(self._start_batch)):
                 self._asked.get()
                 if self._closed:
                     return
-                self._ready.put(self._assemble(plan, chunks))
+                self._ready.put(self._assemble(plan, chunks, self._first_number + number))
         except Exception as error:  # noqa: BLE001 - it is raised where the batch is asked for
             self._ready.put(error)

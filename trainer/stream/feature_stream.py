@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,16 +142,28 @@ class FeatureStream:
             self._sessions[split] = self.feature_set.sessions(split)
         return self._sessions[split]
 
-    def train(self) -> Generator[Batch]:
-        """What is left of the current train epoch; each batch counts as done when it has been handed over."""
+    def train(self, near_end: Callable[[], object] | None = None) -> Generator[Batch]:
+        """What is left of the current train epoch; each batch counts as done when it has been handed over.
+
+        Args:
+            near_end: called once, when no more than the last pool of chunks is left: the time to `prepare` what comes next.
+        """
         epoch, order = self.epoch, self.order(Split.TRAIN, self.epoch)
         batches = self._stream(Split.TRAIN, drawn=True).batches(order, self.batch)
+        last_pool = order.n_batches - math.ceil(order.n_batches * self.options.pool_chunks / len(order.table))
         try:
             for number, batch in enumerate(batches, self.batch + 1):
                 self.seek(*((epoch, number) if number < order.n_batches else (epoch + 1, 0)))
+                if near_end is not None and number >= last_pool:
+                    near_end()
+                    near_end = None
                 yield batch
         finally:
             batches.close()
+
+    def prepare(self, split: Split, epoch: int | None = None) -> None:
+        """Fetch the first chunks of a train epoch, or of an evaluation, ahead; see `BatchStream.prepare`."""
+        self._stream(split, drawn=epoch is not None).prepare(self.order(split, epoch))
 
     def evaluate(self, split: Split) -> Generator[Batch]:
         """All rows of a split in storage order; of several ranks each yields its share; padding: see `trainer.stream.order`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -73,31 +72,31 @@ class SessionPlan(BatchPlan):
     Attributes:
         session: (b,) numbers in the split's `Sessions`, ascending; or `PADDING` alone.
         width: r, places of a session: rows of the batch's largest.
-        place: (n,) where in the batch each of `rows` goes, session · width + place in its session.
+        places: (session · width,) the row in each place, `PADDING` where a session has none.
+        receiver: (session · width,) the receiver in each place, `PADDING` where there is none.
         runs: (piece, first local row, first place, rows) of each run, by piece.
     """
 
     session: Index
     width: int
-    place: Index
+    places: Index
+    receiver: Index
     runs: Sequence[tuple[int, int, int, int]]
 
     @property
     def n_places(self) -> int:
         """Tensors of the batch, absent ones too."""
-        return len(self.session) * self.width
+        return len(self.places)
 
-    @cached_property
+    @property
     def in_places(self) -> Index:
         """(n_places,) the row of each, `PADDING` where a session has none."""
-        rows = np.full(self.n_places, PADDING)
-        rows[self.place] = self.rows
-        return rows
+        return self.places
 
     def copy_to(self, buffer: Tensors, chunks: Sequence[Tensors], part: int, parts: int) -> None:
         """Copy one part of the runs out of the chunks; with the first part, what is absent becomes 0."""
         if part == 0 and self.n_places > len(self.rows):
-            buffer[: self.n_places][self.in_places < 0] = 0
+            buffer[: self.n_places][self.places < 0] = 0
         for piece, local, place, n in self.runs[part * len(self.runs) // parts : (part + 1) * len(self.runs) // parts]:
             buffer[place : place + n] = chunks[piece][local : local + n]
 
@@ -121,7 +120,8 @@ class SessionOrder(EpochOrder):
 
     def _padding(self) -> BatchPlan:
         none = np.zeros(0, np.int64)
-        return SessionPlan(none, none, [], [0], [], np.array([PADDING]), 1, none, [])
+        nobody = np.array([PADDING])
+        return SessionPlan(none, none, [], [0], [], nobody, 1, nobody, nobody, [])
 
     def _drawn(self, n_units: int) -> Index:
         """Arcs in groups of neighbours, so that most of the chunks on cuts are needed twice in a row, and read once."""
@@ -135,7 +135,12 @@ class SessionOrder(EpochOrder):
         size, served = self.spec.batch_size, len(rows)
         session = rows[np.lexsort((rows, np.arange(served) // size))]  # ascending in each batch
         width = np.maximum.reduceat(self.sessions.n_rows[session], np.arange(0, served, size)) if served else rows
-        row, place, batch = self._placed(session, width)
+        at, place, batch = self._placed(session, width)
+        row = self.sessions.rows[at]
+        places_begin = np.concatenate([[0], np.cumsum(width * np.bincount(np.arange(served) // size, minlength=len(width)))])
+        places, receiver = (np.full(places_begin[-1], PADDING) for _ in range(2))  # of all batches, one after the other
+        places[places_begin[batch] + place] = row
+        receiver[places_begin[batch] + place] = self.sessions.websdr_id[at]
         chunk_of = self._chunk_of(row)
         local = row - self.table.first_row[chunk_of]
         begins_piece = np.ones(len(row), bool)  # a piece: rows of one chunk in one batch
@@ -150,7 +155,7 @@ class SessionOrder(EpochOrder):
         piece_of_run = np.cumsum(begins_piece)[runs] - 1 - np.array(piece_begin)[batch[runs]]
         run_rows = np.diff(runs, append=len(row))
         all_runs = list(zip(*(each.tolist() for each in (piece_of_run, local[runs], place[runs], run_rows)), strict=True))
-        chunks, starts = chunk_of[pieces].tolist(), pieces.tolist()
+        chunks, starts, bounds = chunk_of[pieces].tolist(), pieces.tolist(), places_begin.tolist()
         plans: list[BatchPlan] = []
         for number, (first, stop) in enumerate(pairwise(row_begin)):
             mine = slice(piece_begin[number], piece_begin[number + 1])
@@ -163,7 +168,8 @@ class SessionOrder(EpochOrder):
                     finished.get(number, []),
                     session[number * size : (number + 1) * size],
                     int(width[number]),
-                    place[first:stop],
+                    places[bounds[number] : bounds[number + 1]],
+                    receiver[bounds[number] : bounds[number + 1]],
                     all_runs[run_begin[number] : run_begin[number + 1]],
                 )
             )
@@ -173,19 +179,23 @@ class SessionOrder(EpochOrder):
         """The rows of sessions that are served in this order, within a batch in the order of the set.
 
         Returns:
-            (n,) indices in the set; (n,) the place of each in its batch, session · width + place in its session; (n,) number
-            of its batch.
+            (n,) places in `Sessions.rows`; (n,) the place of each in its batch, session · width + place in its session; (n,)
+            number of its batch.
         """
         n_rows = self.sessions.n_rows[session]
         line = np.repeat(np.arange(len(session)), n_rows)  # of each row, its session's place in `session`
         within = np.arange(len(line)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
         batch, in_batch = np.divmod(line, self.spec.batch_size)
-        row = self._rows_of(session)
-        order = np.lexsort((row, batch))
-        return row[order], (in_batch * width[batch] + within)[order], batch[order]
+        at = self._at(session)
+        order = np.lexsort((self.sessions.rows[at], batch))
+        return at[order], (in_batch * width[batch] + within)[order], batch[order]
 
     def _rows_of(self, session: Index) -> Index:
+        return self.sessions.rows[self._at(session)]
+
+    def _at(self, session: Index) -> Index:
+        """(n,) places in `Sessions.rows` of all rows of sessions."""
         n_rows = self.sessions.n_rows[session]
         starts = self.sessions.begin[session] - (np.cumsum(n_rows) - n_rows)
-        rows: Index = self.sessions.rows[np.repeat(starts, n_rows) + np.arange(n_rows.sum())]
-        return rows
+        at: Index = np.repeat(starts, n_rows) + np.arange(n_rows.sum())
+        return at

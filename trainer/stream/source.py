@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +126,6 @@ class ChunkSource:
         self._keep: set[Key] = set()
         self._kept: dict[Key, Fetched] = {}
         self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
-
-    @cached_property
-    def receiver(self) -> npt.NDArray[np.int32]:
-        """(N,) the receiver of each row of the set."""
-        return self.feature_set.fact("websdr_id")
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.build.publish import version_of
 from featurestore.care.compact.row_order import Index, Mask
@@ -40,7 +42,7 @@ def version_after(opened: FeatureSet, facts: RowFacts, served: Mask, segment: st
     rows = np.flatnonzero(served)
     rows = rows[np.unique(facts.capture_id[rows], return_index=True)[1]]  # one row per capture, in order of id
     labels, known = opened.labels, facts.take(rows)
-    columns = (
+    columns: tuple[npt.NDArray[Any], ...] = (
         known.capture_id,
         known.source_digest,
         known.session_id,
@@ -50,6 +52,7 @@ def version_after(opened: FeatureSet, facts: RowFacts, served: Mask, segment: st
         np.full(len(rows), opened.spec.sample_rate_hz, np.float64),
         labels.snr_db[rows],
         labels.timestamp[rows],
+        *sets.with_times(labels.start_time_ns[rows], labels.time_sigma_s[rows]),
     )
     head = {"spec": manifest.spec, "basis": manifest.basis, "split": dict(manifest.split)}
     if RECEIVERS in manifest.snapshot:

@@ -20,6 +20,7 @@ from featurestore.progress import Progress, Silent
 from featurestore.store.gc_notices import announce, sweep_stale
 from featurestore.store.presence import paths
 
+PAIRS = "pairs"
 SHOWN = 20
 
 
@@ -109,6 +110,14 @@ def survey(store: str, policy: Policy) -> tuple[Objects, Garbage]:
     objects = open_objects(Location.parse(store).url)
     objects.check()
     return objects, find_garbage(objects, policy)
+
+
+def survey_with_pairs(store: str, policy: Policy) -> list[tuple[Objects, Garbage]]:
+    """`survey` of a store and, where it has one, of its pair store: a store of its own below it. Raises as that does."""
+    found = [survey(store, policy)]
+    if found[0][0].names(PAIRS):
+        found.append(survey(f"{store}/{PAIRS}", policy))
+    return found
 
 
 def preview(objects: Objects, garbage: Garbage) -> GcReport:

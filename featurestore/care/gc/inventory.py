@@ -13,14 +13,14 @@ from featurestore.tensor.spec import ID_DIGITS
 
 ID = rf"[0-9a-f]{{{ID_DIGITS}}}"
 _ARRAY = r"(?:zarr\.json|c(?:/\d+)+)"
+_LABELS = "split|position|snr_db|frequency_mhz|timestamp|start_time_ns|time_sigma_s|clock_sigma_s"
 _FACTS = "capture_id|window|session_id|websdr_id|source_digest|reason|logmel|content"
+_PAIRS = "session_digest|capture_a|capture_b|websdr_a|websdr_b|lag_s|correlation|measured"
 
-SET = re.compile(
-    rf"(sets/{ID})/(?:(?:zarr|rejected|receivers)\.json|(?:split|position|snr_db|frequency_mhz|timestamp)/{_ARRAY})"
-)
+SET = re.compile(rf"(sets/{ID})/(?:(?:zarr|rejected|receivers)\.json|(?:{_LABELS})/{_ARRAY})")
 SPEC = re.compile(rf"(specs/{ID})/spec\.json")
 BASIS = re.compile(rf"(specs/{ID}/bases/{ID})/(?:zarr\.json|(?:mean|std)/{_ARRAY})")
-SEGMENT = re.compile(rf"(specs/{ID}/segments/{ID})/(?:zarr\.json|segment\.json|(?:{_FACTS})/{_ARRAY})")
+SEGMENT = re.compile(rf"(specs/{ID}/segments/{ID})/(?:zarr\.json|segment\.json|(?:{_FACTS}|{_PAIRS})/{_ARRAY})")
 FEATURES = re.compile(rf"((specs/{ID}/segments/{ID})/features-{ID})(?:\.json|/{_ARRAY})")
 PARTS = re.compile(rf"((specs/{ID}/segments/{ID})/parts)/\d+\.json")
 

@@ -135,7 +135,7 @@ class _Survey:
 
     def _count_rows(self, path: str) -> int:
         try:
-            return int(read_layout(self._objects, f"{path}/capture_id").shape[0])
+            return int(read_layout(self._objects, f"{path}/session_id").shape[0])
         except StoreError:
             return 0
 

@@ -99,7 +99,7 @@ def _column(shop: Workshop, name: str) -> Array:
             f"the catalog no longer holds the captures of {n_lost:,} of its {len(capture):,} rows; {CHANGED}"
         )
     values: Array = getattr(shop.captures, name)[capture]
-    unknown = NO_TIMESTAMP if name == "timestamp" else np.nan
+    unknown = NO_TIMESTAMP if name in ("timestamp", "start_time_ns") else np.nan
     column = np.full((len(served), *values.shape[1:]), unknown, values.dtype)
     column[served] = values
     return column

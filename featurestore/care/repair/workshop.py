@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -231,6 +231,7 @@ class Scratch(Objects):
         except FileNotFoundError:
             return super().get(key)
 
-    def put(self, key: str, data: WritableBytes, *, create: bool = False) -> bool:
-        """Write to the directory."""
+    def put(self, key: str, data: WritableBytes, *, create: bool = False, metadata: Mapping[str, str] | None = None) -> bool:
+        """Write to the directory, which keeps no metadata."""
+        del metadata
         return self._written.put(key, data, create=create)

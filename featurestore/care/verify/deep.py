@@ -13,6 +13,7 @@ from featurestore.build.rows_from_iq import compute_rows
 from featurestore.care.verify.agreement import TOLERANCE_DB, features_agree, logmel_difference
 from featurestore.care.verify.inspection import Inspector
 from featurestore.care.verify.recordings import Sources, find_sources
+from featurestore.errors import UsageError
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress
 from featurestore.store.bases import represent
@@ -95,6 +96,8 @@ def check_deep(inspector: Inspector, opened: FeatureSet, deep: DeepCheck, progre
         StoreError: when the raw location or the store refuses.
         ServiceUnavailableError: when it does not answer.
     """
+    if opened.spec.align != "none":
+        raise UsageError(f"{opened.url} has windows aligned by session, which --deep does not compute again; leave out --deep")
     served = np.flatnonzero(opened.labels.split != Split.ABSENT)
     rows = served[spread(len(served), deep.rows, deep.seed)]
     facts = {name: opened.fact(name)[rows] for name in ("capture_id", "window", "source_digest")}

@@ -14,7 +14,7 @@ from featurestore.progress import Progress
 from featurestore.store.bases import bases_path, read_basis
 from featurestore.store.manifest import Manifest
 from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, receivers_key
-from featurestore.store.sets import Labels, read_manifest, read_spec, set_path
+from featurestore.store.sets import TIMES, Labels, read_manifest, read_spec, set_path
 from featurestore.store.split import count_splits
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
@@ -73,11 +73,11 @@ def _manifest(inspector: Inspector, version: str, copies: dict[str, Any]) -> Man
         manifest = read_manifest(inspector.objects, version)
         if manifest.version != version:
             raise ValueError(f"is the manifest of {manifest.version}, wanted {version}")
-        for field in fields(Labels):
-            if copies[field.name]["shape"][0] != manifest.n_rows:
-                raise ValueError(f"its segments have {manifest.n_rows} rows, {field.name} {copies[field.name]['shape'][0]}")
-            if not all(isinstance(crc, int) for crc in manifest.labels[field.name]):
-                raise ValueError(f"its checksums of {field.name} are no numbers")
+        for name in _label_names(manifest):
+            if copies[name]["shape"][0] != manifest.n_rows:
+                raise ValueError(f"its segments have {manifest.n_rows} rows, {name} {copies[name]['shape'][0]}")
+            if not all(isinstance(crc, int) for crc in manifest.labels[name]):
+                raise ValueError(f"its checksums of {name} are no numbers")
         sums = [sum(manifest.counts[name] for name in ("train", "val", "test")), sum(manifest.counts["rejected"].values())]
         if sums[0] != manifest.counts["rows"] or not all(isinstance(count, int) for count in (manifest.n_rows, *sums)):
             raise ValueError(f"its counts {manifest.counts} do not add up")
@@ -85,6 +85,11 @@ def _manifest(inspector: Inspector, version: str, copies: dict[str, Any]) -> Man
         inspector.note(DAMAGED, f"{set_path(version)}/zarr.json", str(error))
         return None
     return manifest
+
+
+def _label_names(manifest: Manifest) -> list[str]:
+    """The label arrays that a set must have: times only where its manifest has them."""
+    return [field.name for field in fields(Labels) if field.name not in TIMES or field.name in manifest.labels]
 
 
 def _check_spec(inspector: Inspector, spec_id: str) -> FeatureSpec | None:
@@ -112,8 +117,8 @@ def _check_basis(inspector: Inspector, manifest: Manifest) -> None:
 def _check_labels(inspector: Inspector, manifest: Manifest, copies: dict[str, Any]) -> None:
     path = set_path(manifest.version)
     columns = {
-        field.name: inspector.array(f"{path}/{field.name}", copies, manifest.n_rows, manifest.labels.get(field.name))
-        for field in fields(Labels)
+        name: inspector.array(f"{path}/{name}", copies, manifest.n_rows, manifest.labels.get(name))
+        for name in _label_names(manifest)
     }
     split = columns["split"]
     if split is not None:

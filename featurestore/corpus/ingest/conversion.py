@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import partial
 from uuid import UUID, uuid5
 
 import numpy as np
 
+from featurestore.corpus.ingest.gps_time import gps_to_unix_ns
 from featurestore.corpus.ingest.labels import Label
 from featurestore.corpus.ingest.resample import TOLERANCES, count, find_ratio, resample, residual
 from featurestore.corpus.ingest.samples import Complex, ComplexName, Recording
+from featurestore.corpus.ingest.times import NS
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.source.catalog import CaptureRecord
 from featurestore.source.snapshot import default_key
@@ -65,7 +67,8 @@ class IngestOptions:
 class Capture:
     """One capture to be written: its catalog row, its object's key, and where in the recording its samples lie.
 
-    `start` and `stop` count samples after resampling by `ratio`.
+    `start` and `stop` count samples after resampling by `ratio`. `start_time_ns` is the Unix time of its first sample and
+    `time_sigma_s` one standard deviation of that; `None` where it is not known.
     """
 
     record: CaptureRecord
@@ -76,6 +79,8 @@ class Capture:
     stop: int
     swap_iq: bool
     dtype: ComplexName
+    start_time_ns: int | None = None
+    time_sigma_s: float | None = None
 
     def read(self) -> Complex:
         """Its samples, decoded, swapped and resampled now.
@@ -117,7 +122,8 @@ def plan_captures(recording: Recording, label: Label, session: UUID, options: In
     """
     rate_hz = settle_rate(recording, label, options)
     target_hz = options.resample_to_hz or rate_hz
-    ratio = find_ratio(rate_hz, target_hz)
+    ratio = find_ratio(rate_hz, target_hz, timed=recording.gps_start_s is not None)
+    start_ns = start_time_ns(recording, label.timestamp)
     total = count(len(recording), ratio)
     length = total if options.split_seconds is None else round(options.split_seconds * target_hz)
     if not 0 < length <= total:
@@ -135,15 +141,51 @@ def plan_captures(recording: Recording, label: Label, session: UUID, options: In
         cut_session = session if options.split_seconds is None else uuid5(session, str(start // length))
         record = _record(recording, label, cut_session, target_hz, start)
         key = default_key(cut_session.bytes, label.websdr_id)
-        captures.append(Capture(record, key, recording, ratio, start, start + length, swap_iq, options.dtype))
+        began_ns, sigma_s = None, None
+        if start_ns is not None:
+            began_ns = capture_time_ns(recording, start_ns, start / ratio, (start + length) / ratio, rate_hz)
+            sigma_s = None if began_ns is None else label.time_sigma_s or recording.time_sigma_s
+        record = replace(record, start_time_ns=began_ns, time_sigma_s=sigma_s)
+        place = start, start + length
+        captures.append(Capture(record, key, recording, ratio, *place, swap_iq, options.dtype, began_ns, sigma_s))
     return captures
+
+
+def start_time_ns(recording: Recording, near: datetime | None) -> int | None:
+    """Unix time of a recording's first sample.
+
+    Args:
+        recording: stamped with GPS time, or dated by its header.
+        near: its time as labelled, to tell the GPS week; `None` leaves that to the recording's name.
+    """
+    near = near or recording.timestamp
+    if recording.gps_start_s is not None:
+        return None if near is None else gps_to_unix_ns(recording.gps_start_s, near)
+    return recording.start_time_ns
+
+
+def capture_time_ns(recording: Recording, start_ns: int, first: Fraction, stop: Fraction, rate_hz: float) -> int | None:
+    """Unix time at a place in a recording; `None` when the clock jumps before another place.
+
+    Args:
+        recording: it says where its clock jumps.
+        start_ns: time of its sample 0.
+        first: the place, in samples of the recording.
+        stop: the other place.
+        rate_hz: its true rate.
+    """
+    if any(first < step.sample < stop for step in recording.steps):
+        return None
+    jumped_s = sum(step.jump_s for step in recording.steps if step.sample <= first)
+    return start_ns + round(first / Fraction(rate_hz) * NS) + round(jumped_s * NS)
 
 
 def rate_notes(recording: Recording, label: Label, options: IngestOptions) -> list[str]:
     """What resampling could not do."""
     rate_hz = settle_rate(recording, label, options)
     target_hz = options.resample_to_hz or rate_hz
-    off = residual(find_ratio(rate_hz, target_hz), rate_hz, target_hz)
+    ratio = find_ratio(rate_hz, target_hz, timed=recording.gps_start_s is not None)
+    off = residual(ratio, rate_hz, target_hz)
     notes = []
     if abs(off) > TOLERANCES[0]:
         notes.append(f"{rate_hz:.4f} Hz is so close to {target_hz:g} Hz that the captures stay {off * 1e6:+.1f} ppm off")

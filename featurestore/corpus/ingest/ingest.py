@@ -27,6 +27,7 @@ from featurestore.corpus.ingest.snr import estimate_snr_db
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Progress, Silent
+from featurestore.source.captures import layout_metadata
 from featurestore.source.catalog import CaptureRecord, create_table, record, record_receivers
 from featurestore.source.receivers import read_receivers
 
@@ -104,7 +105,7 @@ def write_capture(objects: Objects, key: str, samples: Complex) -> tuple[bool, i
     """Write samples as .npy unless they are there already; returns whether they were written, and the size in bytes."""
     buffer = io.BytesIO()
     np.save(buffer, samples, allow_pickle=False)
-    return objects.put_if_changed(key, buffer.getvalue()), buffer.tell()
+    return objects.put_if_changed(key, buffer.getvalue(), layout_metadata(buffer.getvalue())), buffer.tell()
 
 
 def _ingest_one(directory: Path, objects: Objects, options: IngestOptions, work: tuple[Label, UUID]) -> _Outcome:

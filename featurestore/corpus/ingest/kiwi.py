@@ -1,4 +1,4 @@
-"""The true sample rate of a KiwiSDR recording, from the GPS time that the receiver stamped on each block of samples."""
+"""True sample rate and time of a KiwiSDR recording, from the GPS time that the receiver stamped on each block of samples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from featurestore.corpus.ingest.gps_time import WEEK_S
+from featurestore.corpus.ingest.samples import ClockStep
 
 STAMP_BYTES = 10
 """A `kiwi` chunk: u8 age of the last GPS solution in s, u8 unused, u32 GPS second of the week, u32 nanoseconds."""
@@ -18,7 +21,9 @@ MIN_STAMPS = 8
 MAX_OFFSET = 1e-3
 """A receiver's clock is right within some ppm; a rate that is off by more than this is a fault in the stamps."""
 
-WEEK_S = 604_800
+LEAST_STEP_S = 1e-5
+"""A tenth of a sample: no receiver's oscillator wanders so far within a recording against its own fit."""
+STAMP_RESOLUTION_S = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,21 @@ class Stamps:
 
 @dataclass(frozen=True)
 class GpsClock:
-    """The rate against GPS time, `None` without lock, and what was odd about the stamps."""
+    """What the stamps say; without lock, nothing but notes.
+
+    Attributes:
+        rate_hz: against GPS time.
+        notes: what was odd about the stamps.
+        start_s: time of sample 0 in seconds of the GPS week.
+        sigma_s: root mean square of the stamps about the fit; they wander together, so that averaging does not help.
+        steps: where samples are missing.
+    """
 
     rate_hz: float | None
     notes: tuple[str, ...]
+    start_s: float | None = None
+    sigma_s: float | None = None
+    steps: tuple[ClockStep, ...] = ()
 
 
 def parse_stamps(stamps: bytes, samples: list[int]) -> Stamps:
@@ -68,20 +84,29 @@ def measure_rate(stamps: Stamps, nominal_hz: float) -> GpsClock:
     rate_hz = float((t @ n) / (t @ t))
     if abs(rate_hz / nominal_hz - 1) > MAX_OFFSET:
         return GpsClock(None, (f"GPS stamps say {rate_hz:.1f} Hz, the header {nominal_hz:g} Hz; the nominal rate holds",))
-    note = f"true rate {rate_hz:.4f} Hz, from {int(length[length > 1].sum())} GPS stamps"
-    return GpsClock(rate_hz, (note, *_gaps(time_s, sample, run, rate_hz)))
+    steady = np.flatnonzero(length > 1)
+    # Where sample 0 of each run lies, in seconds after the first usable stamp.
+    origin_s = ((np.bincount(run, time_s) - np.bincount(run, sample) / rate_hz) / length)[steady]
+    held = length[run] > 1
+    wander_s = t[held] - n[held] / rate_hz
+    sigma_s = float(np.sqrt((wander_s @ wander_s) / max(1, len(wander_s) - len(steady) - 1)))
+    steps = _steps(origin_s, sample[np.searchsorted(run, steady, "left")])
+    note = f"true rate {rate_hz:.4f} Hz, from {int(length[steady].sum())} GPS stamps"
+    start_s = float(stamps.time_s[usable][0] + origin_s[0]) % WEEK_S
+    return GpsClock(rate_hz, (note, *_gaps(steps)), start_s, max(sigma_s, STAMP_RESOLUTION_S), steps)
 
 
-def _gaps(
-    time_s: npt.NDArray[np.float64], sample: npt.NDArray[np.int64], run: npt.NDArray[np.int64], rate_hz: float
-) -> list[str]:
-    """What the jumps between runs of more than one stamp mean: samples that the network lost."""
-    steady = np.flatnonzero(np.bincount(run) > 1)
-    first = np.searchsorted(run, steady[1:], "left")
-    last = np.searchsorted(run, steady[:-1], "right") - 1
-    gaps_s = (time_s[first] - time_s[last]) - (sample[first] - sample[last]) / rate_hz
-    lost_s = gaps_s[gaps_s > 1e-3]
-    return [f"{lost_s.sum():.3f} s of samples are missing in {len(lost_s)} places"] if len(lost_s) else []
+def _steps(origin_s: npt.NDArray[np.float64], first: npt.NDArray[np.int64]) -> tuple[ClockStep, ...]:
+    """The jumps between steady runs, each at its run's first stamp; the clock's slow wandering is no jump."""
+    jumps_s = np.diff(origin_s)
+    found = np.flatnonzero(np.abs(jumps_s) > LEAST_STEP_S)
+    return tuple(ClockStep(int(first[index + 1]), float(jumps_s[index])) for index in found)
+
+
+def _gaps(steps: tuple[ClockStep, ...]) -> list[str]:
+    """Samples that the network lost."""
+    lost_s = [step.jump_s for step in steps if step.jump_s > 1e-3]
+    return [f"{sum(lost_s):.3f} s of samples are missing in {len(lost_s)} places"] if lost_s else []
 
 
 def _wrap(step_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -43,6 +43,7 @@ class Label:
         approved: whether the capture may become a feature; `None` keeps what the catalog says (no, if it is new).
         format: one of `FORMATS`, when the file's ending does not tell.
         swap_iq: whether Q is stored before I; `None` follows the option.
+        time_sigma_s: one standard deviation of the time that the recording itself states for its first sample.
         receiver_latitude: where the receiver stands, WGS84 degrees.
         receiver_longitude: likewise.
         receiver_altitude_m: above the sea.
@@ -61,6 +62,7 @@ class Label:
     approved: bool | None = None
     format: str | None = None
     swap_iq: bool | None = None
+    time_sigma_s: float | None = None
     receiver_latitude: float | None = None
     receiver_longitude: float | None = None
     receiver_altitude_m: float | None = None
@@ -137,6 +139,7 @@ def parse_label(values: dict[str, Any]) -> Label:
         approved=_optional(values, "approved", _yes_or_no),
         format=_optional(values, "format", _format),
         swap_iq=_optional(values, "swap_iq", _yes_or_no),
+        time_sigma_s=_optional(values, "time_sigma_s", _positive),
         receiver_latitude=_optional(values, "receiver_latitude", within(-90, 90)),
         receiver_longitude=_optional(values, "receiver_longitude", within(-180, 180)),
         receiver_altitude_m=_optional(values, "receiver_altitude_m", within(*ALTITUDES_M)),
@@ -191,6 +194,7 @@ EXPECTED = {
     "approved": "true or false",
     "format": f"one of {', '.join(FORMATS)}",
     "swap_iq": "true or false",
+    "time_sigma_s": "seconds above 0, such as 1e-7",
     "receiver_latitude": EXPECTED_OF_RECEIVERS["latitude"],
     "receiver_longitude": EXPECTED_OF_RECEIVERS["longitude"],
     "receiver_altitude_m": f"metres from {ALTITUDES_M[0]} to {ALTITUDES_M[1]}",

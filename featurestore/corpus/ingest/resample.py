@@ -18,6 +18,9 @@ TOLERANCES = (1e-6, 1e-5)
 """How far the ratio may be from the exact one: 1 ppm stretches a minute by 60 µs. The second one serves rates that differ by
 some ppm only, where a closer ratio needs a filter longer than `MAX_FACTOR` allows."""
 
+TIMED_TOLERANCE = 1e-8
+"""For samples with times: a second ends 10 ns off."""
+
 MAX_FACTOR = 1 << 16
 """The filter has 96 taps for each unit of the larger factor; designing the longest takes about 2 s."""
 
@@ -29,8 +32,13 @@ BETA = 7.857  # Kaiser, 80 dB: 0.1102·(80 − 8.7)
 TRANSITION = (80 - 7.95) / (2.285 * np.pi * 2 * HALF_LENGTH)
 
 
-def find_ratio(rate_hz: float, target_hz: float) -> Fraction:
+def find_ratio(rate_hz: float, target_hz: float, *, timed: bool = False) -> Fraction:
     """Target over rate, within 1 ppm (at worst 10), with the denominator as small as a search by powers of two finds.
+
+    Args:
+        rate_hz: of the recording.
+        target_hz: of the captures.
+        timed: whether the samples have times that must stay right; then within 0.01 ppm where that can be had.
 
     Raises:
         DataQualityError: when the rates are too far apart.
@@ -38,7 +46,7 @@ def find_ratio(rate_hz: float, target_hz: float) -> Fraction:
     exact = Fraction(target_hz) / Fraction(rate_hz)
     largest = int(MAX_FACTOR / max(float(exact), 1.0)) - 1  # so that the numerator stays below the bound, too
     limits = [*(1 << power for power in range(largest.bit_length())), largest] if largest >= 1 else []
-    for tolerance in TOLERANCES:
+    for tolerance in (TIMED_TOLERANCE, *TOLERANCES) if timed else TOLERANCES:
         for limit in limits:
             ratio = exact.limit_denominator(limit)
             if abs(ratio / exact - 1) <= tolerance:

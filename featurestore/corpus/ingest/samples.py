@@ -48,6 +48,19 @@ RAW_FORMATS = {
 
 
 @dataclass(frozen=True)
+class ClockStep:
+    """A place where samples are missing, or stand twice.
+
+    Attributes:
+        sample: the first one after it.
+        jump_s: how much later that sample is than its index says, on top of all earlier jumps.
+    """
+
+    sample: int
+    jump_s: float
+
+
+@dataclass(frozen=True)
 class Recording:
     """What one file holds, and what it says of itself; samples stay on disk until `read`.
 
@@ -58,6 +71,10 @@ class Recording:
         gps_rate_hz: the true rate, measured against GPS time.
         frequency_mhz: centre frequency that the header states.
         timestamp: time of the first sample that the header states.
+        gps_start_s: time of the first sample in seconds of the GPS week, as the stamps have it; `start_time_ns` is `None` then.
+        start_time_ns: time of the first sample that the header states, Unix time in ns.
+        time_sigma_s: one standard deviation of either; `None`: unknown.
+        steps: where its clock jumps.
         notes: what the user should know, each a phrase.
         origins: who says what is not in the header proper, by attribute: `{"timestamp": "its name"}`.
         sure_utc: whether `timestamp` is UTC for certain.
@@ -69,6 +86,10 @@ class Recording:
     gps_rate_hz: float | None = None
     frequency_mhz: float | None = None
     timestamp: datetime | None = None
+    gps_start_s: float | None = None
+    start_time_ns: int | None = None
+    time_sigma_s: float | None = None
+    steps: tuple[ClockStep, ...] = ()
     notes: tuple[str, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
     sure_utc: bool = True

@@ -7,16 +7,19 @@ import json
 import os
 import tarfile
 from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featurestore.corpus.ingest.samples import RAW_FORMATS, NumberFormat, Recording, map_bytes, split_components
-from featurestore.corpus.ingest.times import parse_time
+from featurestore.corpus.ingest.times import NS, parse_time, parse_time_ns
 from featurestore.errors import DataQualityError
 from featurestore.source.npy_header import brief
 
+TIME_SIGMA = "heimdall:time_sigma_s"
+"""Of a capture segment: one standard deviation of its core:datetime in seconds; SigMF itself has no field for that."""
 META, DATA, ARCHIVE = ".sigmf-meta", ".sigmf-data", ".sigmf"
 MAX_META_BYTES = 64 << 20
 MAX_MEMBERS = 1000
@@ -90,8 +93,19 @@ def _build(meta: dict[str, Any], data_path: Path, start: int, n_bytes: int, note
         _number_or_none(header.get("core:sample_rate")),
         frequency_mhz=None if frequency_hz is None else frequency_hz / 1e6,
         timestamp=_time(first.get("core:datetime")),
+        start_time_ns=_start_time_ns(first, header),
+        time_sigma_s=_number_or_none(first.get(TIME_SIGMA)),
         notes=tuple(notes),
     )
+
+
+def _start_time_ns(first: dict[str, Any], header: dict[str, Any]) -> int | None:
+    """Time of sample 0: the metadata dates the first sample of a segment, and the first segment may begin later."""
+    stated, rate_hz = first.get("core:datetime"), _number_or_none(header.get("core:sample_rate"))
+    before = first.get("core:sample_start", 0)
+    if _time(stated) is None or not isinstance(before, int) or not (before == 0 or (rate_hz or 0) > 0):
+        return None
+    return parse_time_ns(str(stated)) - (round(Fraction(before) / Fraction(rate_hz) * NS) if before and rate_hz else 0)
 
 
 def _number(header: dict[str, Any]) -> NumberFormat:

@@ -69,7 +69,17 @@ def read_wav(path: Path) -> Recording:
     stored = split_components(_join(file, contents.data, frame_bytes), number)
     clock = _clock(file, contents, frame_bytes, rate_hz)
     notes = (*clock.notes, *_damage(contents.data, frame_bytes))
-    return _with_auxi(Recording(stored, number, rate_hz, clock.rate_hz, notes=notes), file, contents.auxi)
+    recording = Recording(
+        stored,
+        number,
+        rate_hz,
+        clock.rate_hz,
+        gps_start_s=clock.start_s,
+        time_sigma_s=clock.sigma_s,
+        steps=clock.steps,
+        notes=notes,
+    )
+    return _with_auxi(recording, file, contents.auxi)
 
 
 def _with_auxi(recording: Recording, file: npt.NDArray[np.uint8], chunk: Chunk | None) -> Recording:

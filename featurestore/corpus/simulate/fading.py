@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,16 @@ class Fading:
 
     gains: npt.NDArray[np.complex128]  # (n_blocks + 1,)
     block: int  # samples from one gain to the next
+    direct: npt.NDArray[np.complex128]  # (n_blocks + 1,) the direct path's part of the gains
 
     @property
     def power_db(self) -> float:
         """Mean power over the capture, in dB: how much more, or less, this capture got than the radio map says."""
         return float(10 * np.log10(np.mean(np.abs(self.gains) ** 2)))
+
+    def paths(self) -> tuple[Fading, Fading]:
+        """The direct path alone, and the scattered ones: what arrives at two times, where there is a second path."""
+        return replace(self, gains=self.direct), replace(self, gains=self.gains - self.direct)
 
 
 def rician(rng: np.random.Generator, n_samples: int, sample_rate_hz: float, doppler_hz: float, direct_hz: float) -> Fading:
@@ -51,7 +56,8 @@ def rician(rng: np.random.Generator, n_samples: int, sample_rate_hz: float, dopp
     shifts = doppler_hz * np.cos(angles[0])
     waves = np.exp(1j * (2 * np.pi * seconds[:, None] * shifts + angles[1])).sum(axis=1)  # (knot, wave) → (knot,)
     sight = np.exp(1j * (2 * np.pi * direct_hz * seconds + rng.uniform(0, 2 * np.pi)))
-    return Fading(np.sqrt(direct) * sight + np.sqrt(scattered / N_SCATTERERS) * waves, block)
+    sight *= np.sqrt(direct)
+    return Fading(sight + np.sqrt(scattered / N_SCATTERERS) * waves, block, sight)
 
 
 def shares() -> tuple[float, float]:

@@ -16,6 +16,8 @@ class Stream(IntEnum):
     SESSION = 4
     VOICE = 5
     CAPTURE = 6
+    CLOCK = 7
+    SECOND_PATH = 8
 
 
 def stream(seed: int, kind: Stream, *indices: int) -> np.random.Generator:

@@ -18,6 +18,7 @@ from featurestore.errors import UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress
 from featurestore.source import catalog
+from featurestore.source.captures import layout_metadata
 from featurestore.source.catalog import CaptureRecord, Recorded
 from featurestore.source.receivers import RECEIVERS_KEY, Receivers, receivers_csv
 from featurestore.source.snapshot import default_key
@@ -145,7 +146,7 @@ def simulate_sessions(task: SessionRange) -> Written:
             if capture.npy is None:
                 objects.delete([key])  # an earlier corpus of this seed may have put one there
             else:
-                objects.put_if_changed(key, capture.npy)
+                objects.put_if_changed(key, capture.npy, layout_metadata(capture.npy))
                 n_bytes += len(capture.npy)
             captures.append((capture.truth, capture.record))
     return Written(task.start, captures, n_bytes)

@@ -12,6 +12,7 @@ from featurestore.errors import UsageError
 from featurestore.tensor.rejection import REASONS
 
 SITES = ("repeaters", "uniform")
+CLOCKS = ("none", "perfect", "gps", "ntp")
 DTYPES = ("complex64", "complex128")
 MIN_SAMPLE_RATE_HZ = 24_000.0
 """Holds one channel with its offset, and the image-free part of the filter."""
@@ -23,7 +24,7 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 class SimulationSpec:
     """Every option that changes a simulated corpus.
 
-    Session i is the same in every corpus with the same seed, sites, rate and duration: asking for more sessions adds to
+    Session i is the same in every corpus with the same seed, sites, rate, duration and clock: asking for more sessions adds to
     those that exist, and a higher approved fraction approves more of them without withdrawing any.
 
     Attributes:
@@ -35,6 +36,10 @@ class SimulationSpec:
         dtype: of the .npy files, complex64 or complex128.
         approved_fraction: share of sessions that are approved, evenly spread.
         broken_fraction: share of captures made unusable, evenly spread, by every rejection reason in turn.
+        clock: what the receivers know of time. `none`: nothing, and then nothing that takes time is simulated: all record the
+            same instants, and hear the transmitter without delay. `perfect`, `gps`, `ntp`: the catalog has start times of that
+            kind, and waves take their time.
+        second_path: the scattered waves arrive later than the direct one.
         min_snr_db: leave out captures whose SNR is below; `None` keeps all, since receivers record whether they hear or not.
 
     Raises:
@@ -50,6 +55,8 @@ class SimulationSpec:
     approved_fraction: float = 1.0
     broken_fraction: float = 0.0
     min_snr_db: float | None = None
+    clock: str = "none"
+    second_path: bool = False
 
     def __post_init__(self) -> None:
         self._require(self.sessions >= 1, "sessions", "at least 1")
@@ -63,6 +70,9 @@ class SimulationSpec:
         self._require(0 <= self.approved_fraction <= 1, "approved_fraction", "a share from 0 to 1")
         self._require(0 <= self.broken_fraction <= 1, "broken_fraction", "a share from 0 to 1")
         self._require(self.min_snr_db is None or math.isfinite(self.min_snr_db), "min_snr_db", "a number of dB, or nothing")
+
+        self._require(self.clock in CLOCKS, "clock", " or ".join(CLOCKS))
+        self._require(not self.second_path or self.clock != "none", "second_path", "a clock other than none with it")
 
     @property
     def n_samples(self) -> int:

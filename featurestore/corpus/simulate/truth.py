@@ -33,6 +33,12 @@ class CaptureTruth:
         clipped_fraction: share of samples beyond full scale.
         approved: 1 if the catalog says so, else 0.
         broken: rejection reason that the capture was made for, or empty.
+        delay_s: how long the direct wave took; this and what follows is empty without a clock.
+        second_path_s: how much later the scattered waves came.
+        start_time_ns: when the first sample was taken, Unix time.
+        time_error_s: what the catalog says of that, less the truth.
+        sample_clock_ppm: how much too fast the sample clock ran at the first sample.
+        drift_ppm_per_s: how fast that grew.
     """
 
     session_id: UUID
@@ -54,6 +60,12 @@ class CaptureTruth:
     clipped_fraction: float
     approved: bool
     broken: str
+    delay_s: float | None = None
+    second_path_s: float | None = None
+    start_time_ns: int | None = None
+    time_error_s: float | None = None
+    sample_clock_ppm: float | None = None
+    drift_ppm_per_s: float | None = None
 
 
 DECIMALS = {
@@ -63,6 +75,11 @@ DECIMALS = {
     "ctcss_hz": 1,
     "distance_m": 1,
     "clipped_fraction": 6,
+    "delay_s": 12,
+    "second_path_s": 12,
+    "time_error_s": 12,
+    "sample_clock_ppm": 6,
+    "drift_ppm_per_s": 6,
 }
 """Digits after the point; three for all other numbers."""
 
@@ -78,6 +95,8 @@ def truth_csv(rows: Iterable[CaptureTruth]) -> bytes:
 
 
 def _cell(name: str, value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(int(value))
     return f"{value:.{DECIMALS.get(name, 3)}f}" if isinstance(value, float) else str(value)

@@ -49,10 +49,7 @@ def fm_baseband(rng: np.random.Generator, n_samples: int, sample_rate_hz: float,
     """
     n_audio = max(64, round(n_samples * AUDIO_RATE_HZ / sample_rate_hz))
     rate_hz = n_audio * sample_rate_hz / n_samples  # exact, so that the spectra line up
-    spectrum = _limited(_voice(rng, n_audio, rate_hz), rate_hz)  # deviation in Hz, (n_audio // 2 + 1,)
-    frequencies = scipy.fft.rfftfreq(n_audio, 1 / rate_hz)
-    spectrum[1:] /= 1j * frequencies[1:]  # 2π∫ of the deviation
-    spectrum[0] = 0
+    spectrum = phase_spectrum(rng, n_audio, rate_hz)
     phase = scipy.fft.irfft((spectrum * (n_samples / n_audio)).astype(np.complex64), n_samples)
     cycles = np.arange(n_samples) * (ctcss_hz / sample_rate_hz) + rng.uniform()
     tone = np.sin((2 * np.pi * (cycles - np.floor(cycles))).astype(np.float32))
@@ -61,6 +58,15 @@ def fm_baseband(rng: np.random.Generator, n_samples: int, sample_rate_hz: float,
     np.cos(phase, out=baseband.real)
     np.sin(phase, out=baseband.imag)
     return baseband
+
+
+def phase_spectrum(rng: np.random.Generator, n_audio: int, rate_hz: float) -> npt.NDArray[np.complex128]:
+    """What a voice does to the carrier's phase, in rad, as the spectrum of `n_audio` samples: (n_audio // 2 + 1,)."""
+    spectrum = _limited(_voice(rng, n_audio, rate_hz), rate_hz)  # deviation in Hz
+    frequencies = scipy.fft.rfftfreq(n_audio, 1 / rate_hz)
+    spectrum[1:] /= 1j * frequencies[1:]  # 2π∫ of the deviation
+    spectrum[0] = 0
+    return spectrum
 
 
 def _limited(audio: npt.NDArray[np.float64], rate_hz: float) -> npt.NDArray[np.complex128]:

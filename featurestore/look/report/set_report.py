@@ -34,6 +34,7 @@ SPEC_MEANING = {
     "windows_per_capture": "tensors from each capture",
     "floor_db": "dBFS, lowest level told apart",
     "n_mfcc": "cepstral coefficients; 0: log-mel bands are stored",
+    "align": "session: windows of a session's captures begin together",
 }
 
 

@@ -271,7 +271,8 @@ class _Block(nn.Module):
         score = torch.where(usable[:, None, None, :], score, -1e9)
         mixed = (torch.softmax(score, dim=-1) @ value).transpose(1, 2).reshape(b, t, width)
         row = row + self.dropout(self.out(mixed))
-        return row + self.dropout(self.mlp(self.between(row)))
+        found: Tensor = row + self.dropout(self.mlp(self.between(row)))
+        return found
 
 
 def make_session_net(

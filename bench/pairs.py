@@ -1,0 +1,115 @@
+"""How fast does build-pairs correlate sessions, beside bare FFT cross-correlation of the same captures?
+
+    python bench/pairs.py --sessions 1000
+
+Simulates some sessions of seven receivers with GPS clocks, of one second at 192 kHz, and writes them again and again under
+other session ids. Then, on two cores:
+
+* bare: two processes read the captures of a session, transform each once, zero-padded to twice its length, and transform all 21
+  products back: `scipy.fft` on complex64, nothing else;
+* build-pairs: catalog, listing, plan, two Dask workers that find band, offset, delay and sigma, chunks, markers, and the set.
+
+The bar: half of the bare speed. The smallest size that says something is 60 sessions (`--sessions 60`, for `make bench-check`):
+below, the cluster's start counts as if it were work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from uuid import NAMESPACE_DNS, uuid5
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import scipy.fft
+
+from featurestore import services
+from featurestore.corpus.simulate.render import Session
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+from featurestore.corpus.simulate.sites import RECEIVERS
+from featurestore.objects.objects import Location
+from featurestore.pairs.build import PairBuildRequest, build_pairs
+from featurestore.pairs.spec import PairSpec
+from featurestore.progress import Silent
+from featurestore.source import catalog
+from featurestore.source.snapshot import default_key
+
+CORES = 2
+DISTINCT = 8
+BAR = 0.5
+WORLD = SimulationSpec(sessions=DISTINCT, sites="uniform", clock="gps", dtype="complex64")
+
+
+def write(raw: Path, conninfo: str, sessions: int) -> list[list[Path]]:
+    """The files of each session; the catalog learns of them."""
+    rendered = []
+    for index in range(min(DISTINCT, sessions)):
+        session = Session(WORLD, index)
+        rendered.append([session.capture(receiver) for receiver in range(len(RECEIVERS))])
+    records, files = [], []
+    for number in range(sessions):
+        session_id, own = uuid5(NAMESPACE_DNS, f"bench {number}"), []
+        for capture in rendered[number % len(rendered)]:
+            if capture is None or capture.npy is None:
+                raise RuntimeError("the simulated world leaves no capture out")
+            path = raw / default_key(session_id.bytes, capture.record.websdr_id)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(capture.npy)
+            records.append(replace(capture.record, session_id=session_id))
+            own.append(path)
+        files.append(own)
+    catalog.create_table(conninfo)
+    catalog.record(conninfo, records)
+    return files
+
+
+def correlate(paths: list[Path]) -> float:
+    """All pairs of one session; returns something of each, so that nothing can be left out."""
+    samples = [np.load(path) for path in paths]
+    length = scipy.fft.next_fast_len(2 * max(map(len, samples)))
+    spectra = [scipy.fft.fft(z, length) for z in samples]
+    return float(sum(abs(scipy.fft.ifft(a * b.conj())).max() for a, b in combinations(spectra, 2)))
+
+
+def bare_s(files: list[list[Path]]) -> float:
+    """Seconds of two processes that do nothing else."""
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        pool.map(correlate, files[:CORES])  # both have started
+        began = time.perf_counter()
+        pool.map(correlate, files, chunksize=4)
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure, and print a table; exits with 1 below the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-pairs-") as name, services.running(Path(name) / "services", s3=False) as up:
+        raw = Path(name) / "raw"
+        files = write(raw, up.catalog, options.sessions)
+        bare, built = [], []
+        for repeat in range(options.repeats):
+            bare.append(bare_s(files))
+            store = Location.parse(str(Path(name) / f"store-{repeat}"))
+            request = PairBuildRequest(up.catalog, Location.parse(str(raw)), store, PairSpec(max_lag_us=600), workers=CORES)
+            report = build_pairs(request, Silent())
+            built.append(report.seconds)
+            print(f"{'bare FFT cross-correlation':28} {options.sessions / bare[-1]:8.1f} sessions/s")
+            print(f"{'build-pairs':28} {options.sessions / built[-1]:8.1f} sessions/s, {report.rows:,} pairs")
+    share = min(bare) / min(built)
+    print(f"share of the bare speed: {share:.2f}, bar {BAR}")
+    sys.exit(share < BAR)
+
+
+if __name__ == "__main__":
+    main()

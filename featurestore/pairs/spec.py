@@ -1,0 +1,85 @@
+"""What decides a pair feature's values (`PairSpec`): frozen and validated, as `tensor.spec` has it for tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.delay.pairs import PairOptions
+from featurestore.errors import UsageError
+from featurestore.tensor.spec import canonical_json, differing_fields, digest
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """Every parameter that changes how a pair correlates.
+
+    Attributes:
+        max_lag_us: lags go from minus to plus this: the longest way between two receivers at 300 m/µs, and what their clocks
+            may be off.
+        n_lags: how many, evenly spaced; odd, so that 0 is one.
+        pair_seconds: of what receivers heard together, use at most so much.
+        band_low_hz: lowest frequency from the captures' centre; `None`: no bound. Occupied bins are found within.
+        band_high_hz: highest.
+
+    Raises:
+        UsageError: when a value is impossible; the message names it.
+    """
+
+    max_lag_us: float = 1000.0
+    n_lags: int = 257
+    pair_seconds: float = 30.0
+    band_low_hz: float | None = None
+    band_high_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.max_lag_us <= 100_000):
+            raise UsageError(f"max_lag_us is {self.max_lag_us}; wanted microseconds above 0, at most 100000")
+        if not (3 <= self.n_lags <= 65_535 and self.n_lags % 2):
+            raise UsageError(f"n_lags is {self.n_lags}; wanted an odd number from 3 to 65535")
+        if not 0 < self.pair_seconds <= 3600:
+            raise UsageError(f"pair_seconds is {self.pair_seconds}; wanted seconds above 0, at most 3600")
+        if not self.band[0] < self.band[1]:
+            raise UsageError(f"band_low_hz is {self.band_low_hz}; wanted less than band_high_hz, {self.band_high_hz}")
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Both bounds, infinite where there is none."""
+        low = -math.inf if self.band_low_hz is None else self.band_low_hz
+        return low, math.inf if self.band_high_hz is None else self.band_high_hz
+
+    @property
+    def lag_s(self) -> npt.NDArray[np.float64]:
+        """(n_lags,) the lags: how much later the first receiver of a pair hears than the second."""
+        half = self.n_lags // 2
+        return np.asarray(np.arange(-half, half + 1) * (self.max_lag_us * 1e-6 / half))
+
+    @property
+    def options(self) -> PairOptions:
+        """The same for `delay.measure_pairs`."""
+        unbounded = self.band_low_hz is None and self.band_high_hz is None
+        return PairOptions(self.max_lag_us * 1e-6, self.pair_seconds, None if unbounded else self.band)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> Self:
+        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        if odd := differing_fields(cls, values):
+            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """The spec's name: digest of its canonical JSON."""
+        return digest(self.canonical())
+
+    def canonical(self) -> str:
+        """The text that names the spec, and the content of `spec.json`."""
+        return canonical_json(self.to_json())
