@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from exporter.graph.session_rows import SessionRows
-from exporter.made_session_graphs import session_latencies
-from exporter.predict.opened_graph import OpenedGraph
-from exporter.predict.session_predictor import SESSIONS_AT_ONCE, SessionPredictor
-from exporter.release.compare import CompareRequest, maybe_trained_on, paired_interval
+from exporter.graph.opened_graph import OpenedGraph
+from exporter.graph.session_rows import SessionRows, read_sessions, receivers_of
+from exporter.graph.session_runtime import SESSIONS_AT_ONCE, grid_of, require_numbers, run_sessions, session_latencies
 from exporter.release.comparison import Comparison, Side
+from exporter.release.paired import CompareRequest, maybe_trained_on, paired_interval
 from exporter.release.release import Release
 from featurestore.errors import UsageError
 from featurestore.progress import Progress
@@ -43,10 +41,11 @@ def compare_sessions(
         raise UsageError(
             f"--html {request.html}: pages compare releases that locate captures, and these locate sessions; leave it out"
         )
-    predictors = [SessionPredictor(graph) for _, graph in sides]
-    rows = [predictor.read_set(feature_set, Split[request.split.upper()]) for predictor in predictors]
+    split = Split[request.split.upper()]
+    stands = [receivers_of(graph.info.session, feature_set.receivers) for _, graph in sides]
+    rows = [read_sessions(feature_set, split, receivers) for receivers in stands]
     progress.start("predict", 2 * len(rows[0]), "sessions")
-    found = [_predictions(predictor, each, progress) for predictor, each in zip(predictors, rows, strict=True)]
+    found = [_predictions(graph, each, progress) for (_, graph), each in zip(sides, rows, strict=True)]
     latency = session_latencies({str(index): graph.session for index, (_, graph) in enumerate(sides)}, rows[0])
     number = np.arange(len(rows[0]), dtype=">u8").view(np.uint8).reshape(-1, 8)  # every session is its own
     difference = paired_interval(found[1].error_m - found[0].error_m, number, request.confidence, request.draws, request.seed)
@@ -65,13 +64,13 @@ def compare_sessions(
     return Comparison(both[0], both[1], feature_set.version, request.split, len(rows[0]), difference, notes, unit="sessions")
 
 
-def _predictions(predictor: SessionPredictor, rows: SessionRows, progress: Progress) -> SessionPredictions:
+def _predictions(graph: OpenedGraph, rows: SessionRows, progress: Progress) -> SessionPredictions:
     """As `trainer.evaluate.session_metrics` wants them."""
-    place, parts = _place(predictor), []
+    place, parts = _place(graph), []
     unit = place.region.half_extent_m
     for start in range(0, len(rows), SESSIONS_AT_ONCE):
         part = rows.select(slice(start, start + SESSIONS_AT_ONCE))
-        positions, covariances, log_density = predictor.run(part)
+        positions, covariances, log_density = require_numbers(graph.name, run_sessions(graph, part), part)
         located = Located(
             torch.from_numpy(place.region.encode(positions)),
             torch.from_numpy(covariances / unit**2),
@@ -82,9 +81,9 @@ def _predictions(predictor: SessionPredictor, rows: SessionRows, progress: Progr
     return SessionPredictions.join(parts)
 
 
-def _place(predictor: SessionPredictor) -> SessionPlace:
+def _place(graph: OpenedGraph) -> SessionPlace:
     """Region and grid as the graph's metadata have them."""
-    grid, region = predictor.grid, Region.from_json(dict(predictor.info.region), predictor.name)
+    grid, region = grid_of(graph.info), Region.from_json(dict(graph.info.region), graph.name)
     reach = (grid.cell_m * grid.shape[1] / 2, grid.cell_m * grid.shape[0] / 2)
-    known: Any = predictor.receivers
+    known = receivers_of(graph.info.session)
     return SessionPlace(region, known.websdr_id, known.position, reach, grid.cell_m)
