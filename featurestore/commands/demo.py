@@ -117,8 +117,16 @@ def export_steps(demo: Demo) -> list[Step]:
     ]
 
 
+def locating_steps(demo: Demo) -> list[Step]:
+    """Locate the session that `session_as_sigmf.py` wrote, by when its receivers heard it."""
+    session = demo.directory / "gps-session"
+    recordings = [str(path) for path in sorted(session.glob("*.sigmf-meta"))]
+    how = ("--receivers", str(session / "receivers.csv"), "--path-sigma-us", "0.1", "--html", demo.path("locate.html"))
+    return [("no training, no store: receivers with GPS clocks locate it by when they hear it", ("locate", *recordings, *how))]
+
+
 def run(demo: Demo, say: Callable[[str], None]) -> None:
-    """Simulate, build, add captures, build again, report, train, evaluate, export and predict.
+    """Simulate, build, add captures, build again, report, train, evaluate, export, predict and locate.
 
     Args:
         demo: where and how much.
@@ -154,6 +162,12 @@ def run(demo: Demo, say: Callable[[str], None]) -> None:
                 fetch = [sys.executable, str(PROGRAMS / "fetch_captures.py"), demo.url("raw"), demo.path("captures")]
                 _run(fetch, environment, "fetching captures")
                 commands(export_steps(demo))
+        world = ("--sites", "uniform", "--clock", "gps", "--sample-rate-hz", "48000", "--dtype", "complex64")
+        simulate = ("simulate", "--raw", demo.path("gps"), *world, "--sessions", "1", "--approved-fraction", "0")
+        commands([("one more transmission, heard by receivers that know the time", simulate)])
+        sigmf = [sys.executable, str(PROGRAMS / "session_as_sigmf.py"), demo.path("gps"), demo.path("gps-session")]
+        _run(sigmf, environment, "writing a session as SigMF")
+        commands(locating_steps(demo))
     say(f"\nDone in {format_seconds(time.monotonic() - began)}.")
     for line in _epilogue(demo):
         say(line)
@@ -167,7 +181,9 @@ def _run(arguments: list[str], environment: dict[str, str], name: str) -> None:
 
 def _epilogue(demo: Demo) -> Iterator[str]:
     within = f", in {demo.path('services')}" if demo.s3 else ""
-    pages = [demo.path(name) for name in ("features.html", "evaluation.html") if (demo.directory / name).exists()]
+    pages = [
+        demo.path(name) for name in ("features.html", "evaluation.html", "locate.html") if (demo.directory / name).exists()
+    ]
     yield f"Features: {demo.url('features')}{within}"
     yield f"Reports, for a browser: {', '.join(pages)}; their pictures: {demo.path('pictures')}"
     yield f"How to open features with plain zarr and xarray: {demo.path('open_features.py')}"

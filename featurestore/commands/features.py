@@ -99,7 +99,9 @@ def report_features(version: str, store: str, path: Path, pictures: Path | None,
 
     with on_stderr(quiet) as progress:
         written = write_set_report(ReportRequest(store, version, path, receivers, pictures), progress)
-    click.echo("\n".join(map(str, written)))
+    click.echo(written[0])
+    if pictures is not None:
+        click.echo(f"{len(written) - 1} pictures in {pictures}")
 
 
 @features_group.command("verify")

@@ -38,13 +38,16 @@ ROOT = Path(__file__).resolve().parents[2]
 ENDLESS, USUAL = "1e30", "0.001"
 """Learning rates: one that leaves no finite loss, and one with which a network learns."""
 
+HEARTBEAT_S = 20
+"""So that a process that is alive never counts as lost, however busy the machine is."""
+
 
 def asked(tiny: TrainRequest, *searches: str, epochs: int = 1, storage: str = "", **plan: Any) -> SweepRequest:
     """A study called `test`; storage and results are below the test's directory."""
     directory = tiny.directory.parent
     base = replace(tiny, directory=directory / "out", training=tiny_training(epochs))
     made = plan_study("test", base, None, searches, **plan)
-    return SweepRequest(base, made, storage or f"sqlite:///{directory / 'sweep.db'}", heartbeat_s=1)
+    return SweepRequest(base, made, storage or f"sqlite:///{directory / 'sweep.db'}", heartbeat_s=HEARTBEAT_S)
 
 
 class Notes(Silent):
@@ -195,14 +198,15 @@ def test_two_processes_share_a_study_in_postgresql_and_a_killed_one_costs_its_tr
     tracking = TrackingRequest(f"sqlite:///{tmp_path / 'mlflow.db'}")
     request = replace(request, base=replace(request.base, tracking=tracking))
     other = python(DIES_IN_ITS_SECOND_TRIAL, request)
-    shared = SharedStudy(request.storage, request.plan, 1)
+    shared = SharedStudy(request.storage, request.plan, HEARTBEAT_S)
     while not shared.trials() and other.poll() is None:
         time.sleep(0.1)
     notes = Notes()
     report = sweep(request, notes)
-    assert other.wait(timeout=120) == -signal.SIGKILL
+    assert other.wait(timeout=280) == -signal.SIGKILL
     if shared.running():
-        time.sleep(5.5)  # then the other one counts as lost
+        with psycopg.connect(catalog) as connection:  # an hour passes, and the other one counts as lost
+            connection.execute("UPDATE optuna.trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
         report = sweep(request, notes)
     shared.storage.close()
     assert report.counts == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
