@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from exporter.idle_places import without_idle_places
 from featurestore.commands.shell import JSON, QUIET, STORE, Place, emit, share_cores
 
 MODELS = click.option(
@@ -176,7 +176,8 @@ def compare_releases(*, as_json: bool, quiet: bool, **options: Any) -> None:
       heimdall releases compare 1.1.0 latest --models ./models --store ./features --html comparison.html
     """
     share_cores()
-    from exporter.release.compare import CompareRequest, compare
+    from exporter.release.compare import compare
+    from exporter.release.paired import CompareRequest
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
@@ -235,19 +236,6 @@ def open_registry(uri: str, model: str, without: bool) -> Any:
     return registry.open_registry(registry.RegistryRequest(uri, model))
 
 
-def _without_idle_places(options: dict[str, Any]) -> dict[str, Any]:
-    """`predict`'s options, but HEIMDALL_STORE beside captures, and HEIMDALL_MODELS beside a model that says where it is."""
-    from exporter.release.latest import LATEST
-    from exporter.release.release import NUMBER
-
-    idle = {
-        "store": bool(options["captures"] or options["sessions"]),
-        "models": not (options["model"] == LATEST or NUMBER.fullmatch(options["model"])),
-    }
-    source = click.get_current_context().get_parameter_source
-    return options | {name: None for name in idle if idle[name] and source(name) is ParameterSource.ENVIRONMENT}
-
-
 @click.command()
 @click.argument("model")
 @click.argument("captures", nargs=-1, type=click.Path(path_type=Path))
@@ -297,7 +285,7 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
     from featurestore.progress import on_stderr
     from featurestore.whole_file import whole_file
 
-    request, chosen = PredictRequest(**_without_idle_places(options)), format_of(form, out, ellipses=ellipses)
+    request, chosen = PredictRequest(**without_idle_places(options)), format_of(form, out, ellipses=ellipses)
     with on_stderr(quiet) as progress:
         found = run_prediction(request, progress)
     if out is not None:

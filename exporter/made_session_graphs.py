@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from exporter.graph.onnx_file import ExportedGraph
-from exporter.graph.runtime import median_latencies_ms, open_session
+from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
-from exporter.graph.session_rows import SessionRows
+from exporter.graph.session_runtime import session_latencies
 from exporter.made_graphs import RAW, MadeGraphs, Workshop, measured_split
 from exporter.predict.session_files import by_path, gather
 from exporter.predict.session_predictor import SessionPredictor
 from exporter.release.release import IQ_MODEL, MODEL
-from exporter.validate.precision_table import AUTO, BATCH, Measured, choose
+from exporter.validate.precision_table import AUTO, Measured, choose
 from exporter.validate.raw_captures import fetch_sessions
 from exporter.validate.validate import Validation
 from exporter.validate.validate_sessions import validate_session_iq, validate_sessions
@@ -26,7 +25,6 @@ from trainer.network.geometry import geodesic_m
 
 FP32 = "fp32"
 MAX_SESSIONS = 128
-REPEATS = 5
 
 
 def make_session_graphs(workshop: Workshop) -> MadeGraphs:
@@ -64,15 +62,15 @@ def make_session_graphs(workshop: Workshop) -> MadeGraphs:
     return MadeGraphs(tuple(graphs), validation, None, (measured,), split.name.lower(), tuple(notes))
 
 
-def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split, repeats: int = REPEATS) -> Measured:
+def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split) -> Measured:
     """What a graph costs, and how far it errs on some sessions of a split.
 
     Raises:
         DataQualityError: when the split has no sessions.
     """
-    rows = SessionPredictor(graph.path).read_set(feature_set, split, MAX_SESSIONS)
-    session = open_session(graph.path)
-    predictor = SessionPredictor(graph.path)
+    opened = OpenedGraph.open(graph.path)
+    predictor = SessionPredictor(opened)
+    rows = predictor.read_set(feature_set, split, MAX_SESSIONS)
     error = geodesic_m(rows.position, predictor.run(rows)[0])
     return Measured(
         precision=graph.info.precision,
@@ -84,19 +82,8 @@ def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split
         sigma_difference=0.0,
         error_mean_m=float(error.mean()),
         error_median_m=float(np.median(error)),
-        latency_ms=session_latencies({"it": session}, rows, repeats)["it"],
+        latency_ms=session_latencies({graph.path.name: opened.session}, rows)[graph.path.name],
     )
-
-
-def session_latencies(sessions: dict[str, Any], rows: SessionRows, repeats: int = REPEATS) -> dict[str, dict[int, float]]:
-    """Of each ONNX Runtime session: batch size → median milliseconds of one call."""
-    found: dict[str, dict[int, float]] = {name: {} for name in sessions}
-    for size in (1, BATCH):
-        inputs = {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.inputs("features").items()}
-        calls = {name: lambda one=one, given=inputs: one.run(None, given) for name, one in sessions.items()}
-        for name, milliseconds in median_latencies_ms(calls, repeats).items():
-            found[name][size] = milliseconds
-    return found
 
 
 def _validate_iq(workshop: Workshop, graph: ExportedGraph, raw: str) -> Validation:

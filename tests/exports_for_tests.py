@@ -73,7 +73,7 @@ class Built:
         feature_set, rng = self.feature_set, np.random.default_rng(0)
         region = Region(45.1, 7.2, 20_000.0)
         stands = np.array([[45.05, 7.05], [45.2, 7.3], [np.nan, np.nan]])
-        place = SessionPlace.around(region, feature_set.labels.position, [1, 2, 3], stands, grid_km=2.0)
+        place = SessionPlace.around(region, feature_set.labels.position, [1, 2, 3], stands, grid_km=0.5)
         training = TrainingSpec(NetworkSpec(SMALLEST), session=SessionSpec(fusion, width=16, heads=2, layers=1))
         assert training.session is not None
         net = make_session_net(training.session, training.network, place, feature_set.spec.n_bands)

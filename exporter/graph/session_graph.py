@@ -30,10 +30,24 @@ SPARE_SAMPLES = 1013
 class MedianStep(nn.Module):
     """One step of Weiszfeld's iteration towards the spatial median, as in `trainer.network.session.density.locate`."""
 
-    def forward(self, here: Tensor, mass: Tensor, points: Tensor, square: Tensor, softening: float) -> Tensor:
-        """(b, 2) → (b, 2), from masses (b, cells) at points (cells, 2), whose squared lengths are `square` (cells,)."""
-        squared = square - 2 * here @ points.T + (here * here).sum(dim=1, keepdim=True)
-        pull = mass * (squared.clamp(min=0) + softening).rsqrt()
+    def __init__(self, softening: float) -> None:
+        super().__init__()
+        self.softening = softening
+
+    def forward(self, here: Tensor, mass: Tensor, points: Tensor, axes: Tensor, square: Tensor) -> Tensor:
+        """One step.
+
+        All but `here` is computed outside: what two steps had in common, the exporter would let the second take from the first.
+
+        Args:
+            here: (b, 2).
+            mass: (b, cells).
+            points: (cells, 2).
+            axes: (2, cells) the same.
+            square: (cells,) their squared lengths, and the square of a place within its cell.
+        """
+        squared = square - 2 * here @ axes + (here * here).sum(dim=1, keepdim=True)
+        pull = mass * squared.clamp(min=self.softening).rsqrt()
         return pull @ points / pull.sum(dim=1, keepdim=True)
 
 
@@ -50,7 +64,7 @@ class Summary(nn.Module):
         super().__init__()
         self.cell = cell
         self.register_buffer("points", points)
-        self.first_step, self.next_step = MedianStep(), MedianStep()
+        self.first_step, self.next_step = MedianStep(cell**2 / 12), MedianStep(cell**2 / 12)
 
     def forward(self, log_density: Tensor) -> Located:
         """(b, cells) float64 up to a constant → `Located`."""
@@ -58,7 +72,7 @@ class Summary(nn.Module):
         if not torch.compiler.is_exporting():
             return found
         mass = found.log_density.exp() * self.cell**2
-        rest = (mass, self.points, (self.points * self.points).sum(dim=-1), self.cell**2 / 12)
+        rest = (mass, self.points, self.points.T, (self.points * self.points).sum(dim=-1) + self.cell**2 / 12)
         return found._replace(position=self.next_step(self.first_step(found.position, *rest), *rest))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.graph.opened_graph import OpenedGraph
 from exporter.predict.capture_input import find_captures
-from exporter.predict.opened_graph import OpenedGraph
 from exporter.predict.predict_sessions import predict_sessions
 from exporter.predict.predictor import Predicted, Predictor
 from exporter.predict.session_predictor import SessionPredictor

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.rows import Rows, read_rows
 from exporter.graph.runtime import run
 from exporter.predict.capture_input import CaptureInput
-from exporter.predict.opened_graph import OpenedGraph
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.source.captures import DTYPES, Samples
 from featurestore.store.feature_set import FeatureSet

@@ -11,20 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.session_rows import ABSENT, SessionRows, read_sessions, receivers_of
+from exporter.graph.session_runtime import SESSIONS_AT_ONCE, SessionOutputs, grid_of, require_numbers, run_sessions
 from exporter.predict.capture_input import CaptureInput
-from exporter.predict.opened_graph import OpenedGraph
-from featurestore.errors import DataQualityError, UsageError
-from featurestore.place.grid import Grid, Plane
+from featurestore.errors import UsageError
+from featurestore.place.grid import Grid
 from featurestore.place.posterior import Posterior
 from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
-
-SESSIONS_AT_ONCE = 16
-
-SessionOutputs = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32]]
-"""(n, 2) positions in degrees, (n, 2, 2) covariances in m², (n, rows, columns) log densities per m²."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +75,13 @@ class SessionPredictor:
 
     def __init__(self, source: Path | str | bytes | OpenedGraph, threads: int = 0) -> None:
         graph = source if isinstance(source, OpenedGraph) else OpenedGraph.open(source, threads)
-        self.name, self._session, self.info = graph.name, graph.session, graph.info
+        self._graph, self.name, self.info = graph, graph.name, graph.info
         self.info.require_located("session", self.name)
 
     @cached_property
     def grid(self) -> Grid:
         """Of the densities."""
-        region, grid = self.info.region, (self.info.session or {})["grid"]
-        east = grid["east_m"] + grid["cell_m"] * np.arange(grid["columns"])
-        north = grid["north_m"] + grid["cell_m"] * np.arange(grid["rows"])
-        return Grid(Plane(region["latitude"], region["longitude"]), east, north, grid["cell_m"])
+        return grid_of(self.info)
 
     @cached_property
     def receivers(self) -> Receivers:
@@ -101,18 +94,7 @@ class SessionPredictor:
         Raises:
             DataQualityError: when an output is not a number.
         """
-        parts = [
-            self._session.run(None, rows.inputs(self.info.input, slice(start, start + batch_size)))
-            for start in range(0, len(rows), batch_size)
-        ]
-        positions, covariances, log_density = (np.concatenate(values) for values in zip(*parts, strict=True))
-        bad = np.flatnonzero(~(np.isfinite(positions).all(axis=1) & np.isfinite(covariances).all(axis=(1, 2))))
-        if len(bad):
-            raise DataQualityError(
-                f"{self.name} makes no numbers of {len(bad)} of {len(rows)} sessions, the first being "
-                f"{rows.session_id[bad[0]]}; look at its captures"
-            )
-        return positions, covariances, log_density
+        return require_numbers(self.name, run_sessions(self._graph, rows, batch_size), rows)
 
     def predict(self, rows: SessionRows) -> Iterator[PredictedSession]:
         """One prediction for each session, in order.

@@ -6,70 +6,28 @@ replacement, for the confidence interval, is sessions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from exporter.graph.metadata import GraphInfo
+from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.rows import Rows, read_rows
-from exporter.graph.runtime import Outputs, median_latencies_ms, open_session, run
+from exporter.graph.runtime import Outputs, median_latencies_ms, run
 from exporter.release.compare_report import describe_comparison
-from exporter.release.comparison import BATCHES, Comparison, Interval, Paired, Side
+from exporter.release.comparison import BATCHES, Comparison, Paired, Side
 from exporter.release.latest import read_release
+from exporter.release.paired import CompareRequest, maybe_trained_on, paired_interval
 from exporter.release.release import MODEL, Release
-from featurestore.errors import DataQualityError, StoreError, UsageError
+from featurestore.errors import DataQualityError, UsageError
 from featurestore.page.charts import require_matplotlib
 from featurestore.page.page import require_place
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
-from featurestore.store.sets import read_manifest
 from featurestore.store.split import Split
 from trainer.evaluate.metrics import Predictions, summary, thresholds_m
 from trainer.network.geometry import Region, geodesic_m
-
-DRAWS_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """What to compare on what.
-
-    Attributes:
-        models: where releases are.
-        a: number of a release, or `latest`.
-        b: of the other one.
-        store: of the feature set.
-        version: of the feature set, or a tag; `None` is the one that `a` was trained on.
-        split: which rows.
-        confidence: of the interval.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        html: file for the report.
-
-    Raises:
-        UsageError: when a value is impossible.
-    """
-
-    models: str
-    a: str
-    b: str
-    store: str
-    version: str | None = None
-    split: str = "test"
-    confidence: float = 0.95
-    draws: int = 5000
-    seed: int = 0
-    html: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.confidence < 1 or self.draws < 100:
-            raise UsageError(
-                f"confidence is {self.confidence}, draws {self.draws}; wanted from 0.5 to below 1, and 100 or more"
-            )
 
 
 def compare(request: CompareRequest, progress: Progress | None = None) -> Comparison:
@@ -86,9 +44,17 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     releases = [read_release(request.models, name) for name in (request.a, request.b)]
     version = request.version or str(releases[0].about.get("feature_set"))
     feature_set = open_set(request.store, version)
-    opened = [_open(release, feature_set) for release in releases]
-    rows = read_rows(feature_set, Split[request.split.upper()])
+    graphs = [_open(release, feature_set) for release in releases]
     progress = progress or Silent()
+    if len(kinds := {graph.info.located for graph in graphs}) > 1:
+        of = " and ".join(f"{graph.name} locates {graph.info.located}s" for graph in graphs)
+        raise UsageError(f"{of}: these have no rows in common; compare releases of one kind")
+    if kinds == {"session"}:
+        from exporter.release.compare_sessions import compare_sessions
+
+        return compare_sessions(request, list(zip(releases, graphs, strict=True)), feature_set, progress)
+    opened = [(graph.session, graph.info) for graph in graphs]
+    rows = read_rows(feature_set, Split[request.split.upper()])
     progress.start("predict", 2 * len(rows.features), "rows")
     outputs = [run(session, rows.features, BATCHES[-1], progress) for session, _ in opened]
     predictions = [
@@ -112,7 +78,7 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
         )
         for index, (release, (_, info)) in enumerate(zip(releases, opened, strict=True))
     ]
-    notes = tuple(note for side in sides for note in _maybe_trained_on(feature_set, side))
+    notes = tuple(note for side in sides for note in maybe_trained_on(feature_set, side))
     paired = Paired(rows.row, rows.capture_id, sessions, *predictions)
     compared = Comparison(sides[0], sides[1], feature_set.version, request.split, len(rows), difference, notes, paired)
     if request.html is not None:
@@ -120,40 +86,10 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     return compared
 
 
-def paired_interval(
-    difference_m: npt.NDArray[np.float64],
-    sessions: npt.NDArray[np.uint8],
-    confidence: float = 0.95,
-    draws: int = 5000,
-    seed: int = 0,
-) -> Interval:
-    """The mean of paired differences, and its percentile interval from a bootstrap over sessions.
-
-    Args:
-        difference_m: (n,) of each row.
-        sessions: (n, 16) id of the session of each row.
-        confidence: of the interval.
-        draws: how often as many sessions as there are are drawn with replacement.
-        seed: of the draws; the same seed gives the same interval.
-    """
-    _, member = np.unique(sessions, axis=0, return_inverse=True)
-    member = member.reshape(-1)
-    totals, counts = np.bincount(member, difference_m), np.bincount(member).astype(np.float64)  # (session,)
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        drawn = rng.integers(0, len(counts), (min(DRAWS_AT_ONCE, draws - start), len(counts)))  # (draw, session)
-        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail]).tolist()
-    return Interval(float(difference_m.mean()), low, high, confidence, len(counts))
-
-
-def _open(release: Release, feature_set: FeatureSet) -> tuple[Any, GraphInfo]:
-    name = f"{release.url}/{MODEL}"
-    session = open_session(release.read(MODEL))
-    info = GraphInfo.from_props(session.get_modelmeta().custom_metadata_map, name)
-    info.require_takes(feature_set, name)
-    return session, info
+def _open(release: Release, feature_set: FeatureSet) -> OpenedGraph:
+    graph = replace(OpenedGraph.open(release.read(MODEL)), name=f"{release.url}/{MODEL}")
+    graph.info.require_takes(feature_set, graph.name)
+    return graph
 
 
 def _predictions(found: Outputs, rows: Rows, feature_set: FeatureSet, info: GraphInfo, release: Release) -> Predictions:
@@ -192,16 +128,3 @@ def _latencies(sessions: list[Any], rows: Rows, progress: Progress) -> list[dict
             found[int(index)][size] = milliseconds
         progress.advance(1)
     return found
-
-
-def _maybe_trained_on(feature_set: FeatureSet, side: Side) -> Iterator[str]:
-    """Whether a network may know these rows from its training, which would flatter it."""
-    if side.feature_set == feature_set.version:
-        return
-    try:
-        same = read_manifest(feature_set.objects, side.feature_set).split == feature_set.manifest.split
-    except (UsageError, StoreError):
-        yield f"feature set {side.feature_set} is not here: {side.release} may have been trained on some of these rows"
-    else:
-        if not same:
-            yield f"{side.release} was trained on {side.feature_set}, which is split otherwise: it may know some of these rows"

@@ -99,7 +99,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found; `paired` is for reports, and no part of its JSON."""
+    """What was found; `paired` is for reports, and no part of its JSON; `unit` is what `rows` counts."""
 
     a: Side
     b: Side
@@ -109,6 +109,7 @@ class Comparison:
     difference: Interval
     notes: tuple[str, ...]
     paired: Paired | None = None
+    unit: str = "rows"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, and the `verdict`."""
@@ -130,12 +131,12 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """For people: both side by side, then the difference, then the verdict."""
-        yield f"on {self.rows:,} rows of the {self.split} split of feature set {self.feature_set}"
+        yield f"on {self.rows:,} {self.unit} of the {self.split} split of feature set {self.feature_set}"
         yield from text_table(self.side_by_side(), right=(1, 2))
-        found = self.difference
+        found, one = self.difference, self.unit.removesuffix("s")
         yield (
-            f"error of {self.b.release} less that of {self.a.release}, row by row: {found.mean_m / 1000:+.3f} km on average, "
-            f"{100 * found.confidence:g}% interval {found.low_m / 1000:+.3f} to {found.high_m / 1000:+.3f} km "
+            f"error of {self.b.release} less that of {self.a.release}, {one} by {one}: {found.mean_m / 1000:+.3f} km on "
+            f"average, {100 * found.confidence:g}% interval {found.low_m / 1000:+.3f} to {found.high_m / 1000:+.3f} km "
             f"({found.sessions} sessions)"
         )
         yield from (f"note: {note}" for note in self.notes)
@@ -151,5 +152,5 @@ class Comparison:
         if found.sessions < MIN_SESSIONS:
             return f"cannot tell: {found.sessions} sessions are too few, wanted {MIN_SESSIONS}; use a larger {self.split} split"
         if found.low_m == found.high_m == 0:
-            return "cannot tell: both err alike in every row"
+            return f"cannot tell: both err alike in every {self.unit.removesuffix('s')}"
         return "cannot tell: the interval holds 0; more sessions would narrow it"

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from exporter.graph.runtime import median_latencies_ms, open_session
+from exporter.graph.opened_graph import OpenedGraph
+from exporter.graph.runtime import median_latencies_ms
 from exporter.graph.session_graph import sessions_to_export
 from exporter.graph.session_rows import SessionRows
-from exporter.predict.session_predictor import Heard, SessionOutputs, SessionPredictor
+from exporter.graph.session_runtime import SessionOutputs, run_sessions
+from exporter.predict.session_predictor import Heard, SessionPredictor
 from exporter.validate.validate import WORST, BatchResult, Tolerance, Validation
 from exporter.validate.validate_iq import IQ_TOLERANCE, stored_features
 from featurestore.store.feature_set import FeatureSet
@@ -58,15 +60,15 @@ def validate_sessions(  # noqa: PLR0913 - all but the first three have good defa
         DataQualityError: when the split has no sessions. (A graph that fails only does so in `require`.)
     """
     checkpoint.features.require_same(feature_set, checkpoint.source)
-    tolerance, predictor = tolerance or Tolerance(), SessionPredictor(graph)
-    rows = predictor.read_set(feature_set, split, max_sessions)
+    tolerance, opened = tolerance or Tolerance(), OpenedGraph.open(graph)
+    rows = SessionPredictor(opened).read_set(feature_set, split, max_sessions)
     module = sessions_to_export(checkpoint)
-    session, batches, distances = open_session(graph), [], np.zeros(len(rows))
+    batches, distances = [], np.zeros(len(rows))
     widest = rows.present.shape[1]
     for n_captures in (widest, *RECEIVERS):
         expected = run_torch(module, rows.with_room(min(n_captures, widest)))
         for size in BATCH_SIZES if n_captures == widest else BATCH_SIZES[-1:]:
-            found = _run(session, rows.with_room(n_captures), size)
+            found = run_sessions(opened, rows.with_room(n_captures), size)
             result, distance = compare_sessions(expected, found, tolerance, size, n_captures)
             batches.append(result)
             distances = np.maximum(distances, distance)
@@ -78,7 +80,7 @@ def validate_sessions(  # noqa: PLR0913 - all but the first three have good defa
         tolerance=tolerance,
         batches=tuple(batches),
         worst=_worst(rows, distances),
-        latency_ms={1: _latency(module, session, rows, repeats)},
+        latency_ms={1: _latency(module, opened.session, rows, repeats)},
         unit="sessions",
     )
 
@@ -155,15 +157,6 @@ def compare_sessions(
     relative = np.maximum(distance / least, covariance / 2)
     result = BatchResult(batch_size, float(distance.max()), float(relative.max()), float(within.mean()), receivers)
     return result, np.where(np.isnan(distance), np.inf, distance)
-
-
-def _run(session: Any, rows: SessionRows, batch_size: int) -> SessionOutputs:
-    parts = [
-        session.run(None, rows.inputs("features", slice(start, start + batch_size)))
-        for start in range(0, len(rows), batch_size)
-    ]
-    positions, covariances, log_density = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return positions, covariances, log_density
 
 
 def _worst(rows: SessionRows, distances: npt.NDArray[np.float64]) -> tuple[tuple[str, float], ...]:

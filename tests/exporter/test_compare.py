@@ -13,8 +13,9 @@ from exports_for_tests import Built, invoke, json_of, published
 from onnx import helper, numpy_helper
 
 from exporter.graph.onnx_file import ExportedGraph, describe, read_model, write
-from exporter.release.compare import CompareRequest, compare, paired_interval
+from exporter.release.compare import compare
 from exporter.release.comparison import Interval
+from exporter.release.paired import CompareRequest, paired_interval
 from featurestore.errors import UsageError
 from featurestore.store.split import Split
 from featurestore.tensor.spec import FeatureSpec

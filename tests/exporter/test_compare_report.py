@@ -13,7 +13,8 @@ from exports_for_tests import Built, invoke, json_of, published, with_weight
 from pages import read_page
 
 from exporter.graph.onnx_file import ExportedGraph
-from exporter.release.compare import CompareRequest, compare
+from exporter.release.compare import compare
+from exporter.release.paired import CompareRequest
 from featurestore.errors import UsageError
 from featurestore.store.split import Split
 

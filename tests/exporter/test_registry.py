@@ -86,7 +86,7 @@ def test_mlflow_loads_a_release_by_its_alias(
 ) -> None:
     """By what stands in MLmodel, which we wrote and not MLflow."""
     shape = checkpoint.features.spec.tensor_shape
-    (tmp_path / MLMODEL).write_text(yaml.safe_dump(mlmodel(signature(shape), "3.0.0", "1.0", "2026-11-22T00:00:00")))
+    (tmp_path / MLMODEL).write_text(yaml.safe_dump(mlmodel(signature(graph.info), "3.0.0", "1.0", "2026-11-22T00:00:00")))
     objects, version = open_objects(Location.parse(str(tmp_path / "models")).url), Version(3, 0, 0)
     with claimed(objects, version, print):
         release = publish(objects, version, [graph.path, tmp_path / MLMODEL], {})
