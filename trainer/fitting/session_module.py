@@ -25,6 +25,7 @@ from trainer.network.session.nets import AttentionNet, RadioMapNet, make_session
 from trainer.network.session.radio_map import Sessions, fit_radio_map, law_basis
 from trainer.network.session.spec import SessionPlace, SessionSpec
 from trainer.network.session.table import SessionTable, positions_of
+from trainer.network.session.temperature import best_temperature, nats_by_temperature
 from trainer.network.training_spec import TrainingSpec
 from trainer.stream.batches import SessionBatch
 
@@ -106,6 +107,7 @@ class SessionModule(StepModule[SessionBatch]):
         self.excluded: Tensor
         self.targets: Tensor
         self._validated: list[SessionPredictions] = []
+        self._nats: list[npt.NDArray[np.float64]] = []
 
     def _targets(self) -> npt.NDArray[np.float32]:
         """What steps compare with, by train session: positions (n, 2) in units; or levels (n, r), NaN where there is none."""
@@ -193,6 +195,7 @@ class SessionModule(StepModule[SessionBatch]):
         """Fit the maps to what the reader reads now."""
         if isinstance(self.net, RadioMapNet):
             fit_map(self.net, self.place, self.labels.train, self._read_train())
+            self.net.temperature.fill_(1.0)  # metrics are of the maps as they are; their temperature comes at the end
 
     def _read_train(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Levels and variances of reading of all train sessions, (n, r) each, NaN where absent: of all ranks."""
@@ -219,12 +222,27 @@ class SessionModule(StepModule[SessionBatch]):
             self._validated.append(
                 SessionPredictions.of(locate(log_density, self.net.points, self.net.cell), self.place, truth)
             )
+            if isinstance(self.net, RadioMapNet):
+                cell, inside = self._cells(truth)
+                nats = nats_by_temperature(log_density[inside].double(), cell.to(log_density.device))
+                self._nats.append(nats.cpu().numpy())
+
+    def _cells(self, position: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """(m,) cells of those of (b, 2) positions that lie on the grid, and (b,) which these are."""
+        grid = self.place.grid
+        cells = np.rint(grid.cells_of(grid.plane.to_plane(position))).astype(np.int64)  # (b, row and column)
+        inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+        row, column = cells[inside].T
+        return torch.from_numpy(row * grid.shape[1] + column), torch.from_numpy(inside)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, by every rank from all ranks' sessions; and means of the epoch before it."""
         self.log_means()
         found = SessionPredictions.join(self._gather(self._validated))
         self._validated = []
+        nats, self._nats = self._gather(self._nats), []
+        if isinstance(self.net, RadioMapNet) and nats:
+            self.net.temperature.fill_(best_temperature(np.concatenate(nats)))
         if not np.isfinite(found.nll).all():
             raise DataQualityError("posteriors of validation sessions are no numbers: training diverged, lower --learning-rate")
         # Per square unit, as the loss of captures is.

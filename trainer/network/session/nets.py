@@ -127,6 +127,7 @@ class RadioMapNet(SessionNet):
             "law_variance": torch.ones(2),
             "table": torch.zeros(n_receivers, 4),
             "log_prior": torch.zeros(n_cells),
+            "temperature": torch.ones(()),
         }.items():
             self.register_buffer(name, value)
         self.level_unit: Tensor
@@ -140,6 +141,7 @@ class RadioMapNet(SessionNet):
         self.law_variance: Tensor
         self.table: Tensor
         self.log_prior: Tensor
+        self.temperature: Tensor
 
     def levels(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """Level in dB and its variance in dB², each (b, r), from tokens (b, r, 2)."""
@@ -151,7 +153,7 @@ class RadioMapNet(SessionNet):
         """Ln p(levels | cell) + ln p(cell), with the power p ~ N(0, P) integrated out.
 
         With residuals d, variances v and w = 1/v of the captures: ln p = −½·(Σ w·d² − P·(Σ w·d)²/(1 + P·Σ w) + Σ ln v +
-        ln(1 + P·Σ w)) + constant (matrix determinant lemma; Sherman and Morrison 1950).
+        ln(1 + P·Σ w)) + constant (matrix determinant lemma; Sherman and Morrison 1950), divided by the temperature.
         """
         level, read = self.levels(token)
         one_hot = self.known(receiver)
@@ -172,7 +174,7 @@ class RadioMapNet(SessionNet):
         pull = (weight * rest).sum(dim=1)
         squared = (weight * rest * rest).sum(dim=1) - self.power * pull * pull / heard
         volume = torch.where(usable[..., None], variance.log(), 0.0).sum(dim=1) + heard.log()
-        return self.log_prior - 0.5 * (squared + volume)
+        return (self.log_prior - 0.5 * (squared + volume)) / self.temperature
 
     def _law(self, where: Tensor, has_place: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (b, r, cells) of the level of a receiver that only its position is known of."""
