@@ -380,5 +380,5 @@ def test_only_the_owner_reads_the_services_settings(services: Running) -> None:
             search.look(path.name, path.read_bytes())
             holders += [path] if len(search.found) > before else []
     assert holders
-    assert {path.name for path in holders} <= {"services.json", "proxy.conf"}
+    assert {path.name for path in holders} <= {"services.json", "proxy.conf", "identities.json"}
     assert all(not path.stat().st_mode & 0o077 for path in holders), [oct(path.stat().st_mode) for path in holders]

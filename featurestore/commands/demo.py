@@ -59,15 +59,17 @@ class Demo:
 
 def feature_steps(demo: Demo) -> list[Step]:
     """Simulate, build, add captures, build again, look."""
+    # Larger shares than usual: a few hundred sessions leave few to validate and test on.
+    split = ("--val-fraction", "0.2", "--test-fraction", "0.2")
     places = ("--raw", demo.url("raw"), "--store", demo.url("features"))
     world = ("--sites", "uniform", "--duration", "0.1", "--dtype", "complex64", "--broken-fraction", "0.02")
     simulate = ("simulate", "--raw", demo.url("raw"), *world, "--sessions")
     store, report = ("--store", demo.url("features")), ("--html", demo.path("features.html"))
     return [
         ("captures of simulated transmissions, some of them broken", (*simulate, str(demo.sessions))),
-        ("every approved capture becomes a tensor, once", ("build-features", *places, "--tag", "first")),
+        ("every approved capture becomes a tensor, once", ("build-features", *places, *split, "--tag", "first")),
         ("more transmissions are heard ...", (*simulate, str(demo.more_sessions))),
-        ("... and cost only themselves", ("build-features", *places)),
+        ("... and cost only themselves", ("build-features", *places, *split)),
         ("another split moves no tensor", ("build-features", *places, "--fold", "1/5", "--tag", "fold-1")),
         ("what there is", ("features", "list", *store)),
         ("what is in one", ("features", "show", "first", *store)),

@@ -8,13 +8,17 @@ from typing import Any
 import click
 
 from featurestore.commands.build import SPLIT_OPTIONS
-from featurestore.commands.shell import CATALOG, JSON, QUIET, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
 
 
 @click.command("build-pairs")
 @CATALOG
-@click.option("--raw", required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.")
-@click.option("--store", required=True, metavar="URL", help="Where pairs go, below pairs/: the store of build-features.")
+@click.option(
+    "--raw", cls=Place, required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+)
+@click.option(
+    "--store", cls=Place, required=True, metavar="URL", help="Where pairs go, below pairs/: the store of build-features."
+)
 @click.option(
     "--query-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
