@@ -85,7 +85,7 @@ def training_steps(demo: Demo) -> Iterator[Step]:
     store, tracking = ("--store", demo.url("features")), ("--tracking-uri", demo.tracking)
     networks = {
         "capture": ("--backbone", "convnext_atto", "--epochs", str(demo.epochs), "--warmup-epochs", "1", "--batch-size", "32"),
-        "session": ("--locate", "session", "--grid-km", "2"),
+        "session": ("--locate", "session", "--grid-km", "2", "--batch-size", "8"),
     }
     titles = {
         "capture": "a small network learns on the CPU where the transmitter of a single capture is",

@@ -57,9 +57,7 @@ class Place:
             found = tree(self.corpus.raw.directory.parent)
             return {name: data for name, data in found.items() if not name.startswith(("raw/", "store/"))}
         # Not the default session: it keeps the credentials of another server.
-    client = boto3.Session().client(
-            "s3", config=Config(request_checksum_calculation="when_required")
-        )
+        client = boto3.Session().client("s3", config=Config(request_checksum_calculation="when_required"))
         found = {}
         for bucket in self.around:
             for item in client.list_objects_v2(Bucket=bucket).get("Contents", []):
@@ -395,9 +393,7 @@ def test_one_odd_object_is_named_at_once_and_not_waited_for(bucket: str, tally: 
     On Swift, which keeps such a key as it is: SeaweedFS makes `sessions//x.npy` the same as `sessions/x.npy`.
     """
     # Not the default session: it keeps the credentials of another server.
-    client = boto3.Session().client(
-        "s3", config=Config(request_checksum_calculation="when_required")
-    )
+    client = boto3.Session().client("s3", config=Config(request_checksum_calculation="when_required"))
     for number, key in enumerate(["sessions//x.npy", "sessions/a\nb.npy"]):
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"{number}/{key}", Body=b"x")
         with pytest.raises(StoreError, match=r"cannot be listed, because of an object whose name is no key"):
