@@ -48,7 +48,7 @@ def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     for picture in ("error_cdf.png", "by_receivers.png", "posteriors.png", "radio_map.png"):
         assert (tmp_path / "demo" / "evaluation" / picture).read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / "demo" / "evaluation.html") in done.stdout.partition("Reports, for a browser: ")[2]
-    assert "Sessions" in (tmp_path / "demo" / "evaluation.html").read_text()
+    assert "Radio maps" in (tmp_path / "demo" / "evaluation.html").read_text()
     assert "locate.html" in done.stdout.partition("Reports, for a browser: ")[2]
     assert "release 0.1.0" in done.stdout
     assert done.stdout.count("websdr_") >= 3  # predicted from raw IQ
