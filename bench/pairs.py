@@ -93,7 +93,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     options = parser.parse_args()
+    if options.smallest:
+        options.sessions, options.repeats = 4, 1
     with tempfile.TemporaryDirectory(prefix="bench-pairs-") as name, services.running(Path(name) / "services", s3=False) as up:
         raw = Path(name) / "raw"
         files = write(raw, up.catalog, options.sessions)

@@ -87,7 +87,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.smallest:
         fit_levels(2_100)
-        asked.sessions, asked.epochs = 40, 1
+        asked.sessions, asked.epochs = 60, 1
     elif asked.levels is not None:
         fit_levels(asked.levels)
         return
