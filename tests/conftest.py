@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import psycopg
 import pytest
 from psycopg import sql
@@ -77,7 +79,15 @@ def s3_environment(s3_services: Running, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "absent"))
+    _forget_other_servers(monkeypatch)
     return variables
+
+
+def _forget_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 keeps the credentials that it found first, and MLflow its clients; this test may use another server."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    if repository := sys.modules.get("mlflow.store.artifact.s3_artifact_repo"):
+        repository._cached_get_s3_client.cache_clear()
 
 
 @pytest.fixture
