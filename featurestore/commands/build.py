@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, SCHEDULER, WORKERS, Place, emit
 
 _SPLIT = (
     click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation."),
@@ -94,10 +94,8 @@ def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa:
 )
 @click.option("--tag", metavar="NAME", help="Give the feature set a name.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
-)
-@click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786.")
+@WORKERS
+@SCHEDULER
 @JSON
 @QUIET
 def build_features(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, STORE, Place, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, SCHEDULER, STORE, WORKERS, Place, emit
 
 
 @click.group("features")
@@ -255,10 +255,8 @@ def tag_features(version: str, name: str, store: str) -> None:
 @click.argument("version", default="latest")
 @STORE
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
-)
-@click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786.")
+@WORKERS
+@SCHEDULER
 @JSON
 @QUIET
 def compact_features(*, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featurestore.commands.build import SPLIT_OPTIONS
-from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, SCHEDULER, WORKERS, Place, emit
 
 
 @click.command("build-pairs")
@@ -45,10 +45,8 @@ from featurestore.commands.shell import CATALOG, JSON, QUIET, Place, emit
 )
 @click.option("--tag", metavar="NAME", help="Give the pair set a name.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
-)
-@click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786.")
+@WORKERS
+@SCHEDULER
 @JSON
 @QUIET
 def build_pairs(

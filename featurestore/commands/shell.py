@@ -119,5 +119,11 @@ RECEIVERS = click.option(
     metavar="CSV",
     help="Where receivers stand, before what the set says: websdr_id, latitude, longitude, name; a file or s3://…",
 )
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
+)
+SCHEDULER = click.option(
+    "--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")

@@ -52,11 +52,6 @@ def masses(log_density: Densities, cell_m: float) -> Float64:
     return np.exp(np.asarray(log_density, np.float64).reshape(len(log_density), -1)) * cell_m**2
 
 
-def means_m(log_density: Densities, grid: Grid) -> Float64:
-    """(b, 2) mean place in metres east, north: the point of least expected squared distance."""
-    return np.concatenate([masses(part, grid.cell_m) @ grid.points_m for part in _parts(log_density)])
-
-
 def medians_m(log_density: Densities, grid: Grid) -> Float64:
     """(b, 2) spatial median in metres east, north: the point of least expected distance.
 

@@ -89,27 +89,34 @@ class Evaluation:
     def comparison(self) -> Iterator[Sequence[str]]:
         """Network and baselines, row by row; the first one names the columns."""
         found = self.metrics
-        errors = [found, *(baseline.to_json(self.thresholds_m) for baseline in self.baselines.values())]
-        yield ["", "network", *(baseline.label for baseline in self.baselines.values())]
-        for name in ("mean", "median", "p68", "p90", "p95"):
-            yield [f"{name} error, km", *(_km(each[f"error_{name}_m"]) for each in errors)]
-        for limit in self.thresholds_m:
-            name = threshold_name(limit)
-            yield [f"within {name.replace('_', ' ')}", *(_percent(each[f"within_{name}"]) for each in errors)]
-        yield ["mean error expected from σ, km", _km(found["expected_error_m"])]
-        yield ["calibration error, km", _km(found["calibration_error_m"])]
-        yield ["in the 1 σ ellipse (39.3% when right)", _percent(found["coverage_1_sigma"])]
-        yield ["in the 2 σ ellipse (86.5% when right)", _percent(found["coverage_2_sigma"])]
+        yield from compared_errors(found, self.baselines, self.thresholds_m)
+        yield ["mean error expected from σ, km", km(found["expected_error_m"])]
+        yield ["calibration error, km", km(found["calibration_error_m"])]
+        yield ["in the 1 σ ellipse (39.3% when right)", percent(found["coverage_1_sigma"])]
+        yield ["in the 2 σ ellipse (86.5% when right)", percent(found["coverage_2_sigma"])]
         yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
+
+
+def compared_errors(
+    metrics: Mapping[str, Any], baselines: Mapping[str, Baseline], limits_m: tuple[int, ...]
+) -> Iterator[Sequence[str]]:
+    """Errors of a network and of its baselines, row by row; the first one names the columns."""
+    errors = [metrics, *(baseline.to_json(limits_m) for baseline in baselines.values())]
+    yield ["", "network", *(baseline.label for baseline in baselines.values())]
+    for name in ("mean", "median", "p68", "p90", "p95"):
+        yield [f"{name} error, km", *(km(each[f"error_{name}_m"]) for each in errors)]
+    for limit in limits_m:
+        name = threshold_name(limit)
+        yield [f"within {name.replace('_', ' ')}", *(percent(each[f"within_{name}"]) for each in errors)]
 
 
 def by_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
     """Metrics of groups of rows, row by row; the first one names the columns."""
     yield [title, "rows", "mean, km", "median", "p68", "p90", "p95", "expected", "in 1 σ", "in 2 σ", "NLL"]
     for name, found in groups.items():
-        errors = [_km(found[f"error_{key}_m"]) for key in ("mean", "median", "p68", "p90", "p95")]
-        coverage = [_percent(found["coverage_1_sigma"]), _percent(found["coverage_2_sigma"])]
-        yield [name, f"{found['rows']:,}", *errors, _km(found["expected_error_m"]), *coverage, f"{found['nll']:.2f}"]
+        errors = [km(found[f"error_{key}_m"]) for key in ("mean", "median", "p68", "p90", "p95")]
+        coverage = [percent(found["coverage_1_sigma"]), percent(found["coverage_2_sigma"])]
+        yield [name, f"{found['rows']:,}", *errors, km(found["expected_error_m"]), *coverage, f"{found['nll']:.2f}"]
 
 
 def format_table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
@@ -119,9 +126,11 @@ def format_table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
     yield from text_table([[*row, *[""] * (columns - len(row))] for row in cells], right=range(1, columns))
 
 
-def _km(metres: float) -> str:
+def km(metres: float) -> str:
+    """Metres as kilometres, to ten metres."""
     return f"{metres / 1000:,.2f}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent, to a tenth."""
     return f"{share:.1%}"

@@ -9,8 +9,8 @@ from typing import Any
 
 from featurestore.source.receivers import Receivers
 from trainer.evaluate.baselines import Baseline
-from trainer.evaluate.evaluation import format_table
-from trainer.evaluate.metrics import threshold_name, thresholds_m
+from trainer.evaluate.evaluation import compared_errors, format_table, km, percent
+from trainer.evaluate.metrics import thresholds_m
 from trainer.evaluate.session_metrics import SessionPredictions
 from trainer.evaluate.sessions import EncodedSessions
 from trainer.network.checkpoints import Checkpoint
@@ -104,16 +104,10 @@ class SessionEvaluation:
     def comparison(self) -> Iterator[Sequence[str]]:
         """Network and baselines, row by row; the first one names the columns."""
         found = self.metrics
-        errors = [found, *(baseline.to_json(self.thresholds_m) for baseline in self.baselines.values())]
-        yield ["", "network", *(baseline.label for baseline in self.baselines.values())]
-        for name in ("mean", "median", "p68", "p90", "p95"):
-            yield [f"{name} error, km", *(f"{each[f'error_{name}_m'] / 1000:,.2f}" for each in errors)]
-        for limit in self.thresholds_m:
-            name = threshold_name(limit)
-            yield [f"within {name.replace('_', ' ')}", *(f"{each[f'within_{name}']:.1%}" for each in errors)]
-        yield ["mean error that posteriors expect, km", f"{found['expected_error_m'] / 1000:,.2f}"]
-        yield ["in the 39.3% region", f"{found['coverage_1_sigma']:.1%}"]
-        yield ["in the 86.5% region", f"{found['coverage_2_sigma']:.1%}"]
+        yield from compared_errors(found, self.baselines, self.thresholds_m)
+        yield ["mean error that posteriors expect, km", km(found["expected_error_m"])]
+        yield ["in the 39.3% region", percent(found["coverage_1_sigma"])]
+        yield ["in the 86.5% region", percent(found["coverage_2_sigma"])]
         yield ["area of the 86.5% region, km² (median)", f"{found['area_86_median_km2']:,.0f}"]
         yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
 
@@ -122,7 +116,7 @@ def by_session_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> I
     """Metrics of groups of sessions, row by row; the first one names the columns."""
     yield [title, "sessions", "mean, km", "median", "p90", "expected", "in 39.3%", "in 86.5%", "86.5%, km²", "NLL"]
     for name, found in groups.items():
-        errors = [f"{found[f'error_{key}_m'] / 1000:,.2f}" for key in ("mean", "median", "p90")]
-        coverage = [f"{found[f'coverage_{k}_sigma']:.1%}" for k in (1, 2)]
+        errors = [km(found[f"error_{key}_m"]) for key in ("mean", "median", "p90")]
+        coverage = [percent(found[f"coverage_{k}_sigma"]) for k in (1, 2)]
         rest = [*coverage, f"{found['area_86_median_km2']:,.0f}", f"{found['nll']:.2f}"]
-        yield [name, f"{found['rows']:,}", *errors, f"{found['expected_error_m'] / 1000:,.2f}", *rest]
+        yield [name, f"{found['rows']:,}", *errors, km(found["expected_error_m"]), *rest]

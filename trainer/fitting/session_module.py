@@ -16,7 +16,7 @@ from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.evaluate.session_metrics import SessionPredictions, session_summary
-from trainer.fitting.step import StepLosses, StepModule
+from trainer.fitting.step import StepLosses, StepModule, Value
 from trainer.network.augment import augment
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.loss import HALF_LOG_2PI, bounded_sigma
@@ -159,13 +159,9 @@ class SessionModule(StepModule[SessionBatch]):
                 each = self._mixture_loss(features, target, batch.receiver, self._hidden(present))
         return StepLosses(each.mean(), each, batch.session)
 
-    def _gather(self, parts: list[Any]) -> list[Any]:
+    def _gather(self, parts: list[Value]) -> list[Value]:
         """What all ranks have, one after the other."""
-        if self.trainer.world_size == 1:
-            return parts
-        shares: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(shares, parts)
-        return [part for share in shares for part in share]
+        return [part for share in self.of_all_ranks(parts) for part in share]
 
     def _level_loss(self, features: Tensor, target: Tensor, present: Tensor) -> Tensor:
         """(b,) mean nats of the levels of each session; 0 where it has none."""
@@ -208,8 +204,8 @@ class SessionModule(StepModule[SessionBatch]):
             read = torch.where(present[None], torch.stack([level, variance]), torch.nan)[:, served]
             parts.append((batch.session[served].cpu().numpy(), read.double().cpu().numpy()))
         found = np.full((2, *self.labels.train.row.shape), np.nan)
-        for session, read in self._gather(parts):
-            found[:, session, : read.shape[2]] = read
+        for session, levels in self._gather(parts):
+            found[:, session, : levels.shape[2]] = levels
         return found[0], found[1]
 
     def validation_step(self, batch: SessionBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature

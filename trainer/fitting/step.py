@@ -21,6 +21,7 @@ from trainer.network.augment import step_seed
 from trainer.network.training_spec import OptimizerSpec
 
 B = TypeVar("B")
+Value = TypeVar("Value")
 
 
 class StepLosses(NamedTuple):
@@ -109,11 +110,16 @@ class StepModule(lightning.LightningModule, Generic[B]):
         """All that was kept since the last time, of all ranks, one after the other, on the host."""
         mine = [torch.cat(parts).cpu() for parts in zip(*self._kept, strict=True)]
         self._kept = []
+        shares = self.of_all_ranks(mine)
+        return mine if len(shares) == 1 else [torch.cat(parts) for parts in zip(*shares, strict=True)]
+
+    def of_all_ranks(self, mine: Value) -> list[Value]:
+        """What each rank has, in their order; on one, what it has itself."""
         if self.trainer.world_size == 1:
-            return mine
+            return [mine]
         shares: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(shares, mine)
-        return [torch.cat(parts) for parts in zip(*shares, strict=True)]
+        return shares
 
     def log_means(self) -> None:
         """Log the epoch's `train/loss` and `train/gradient_norm`; called when its validation ends."""
