@@ -301,7 +301,7 @@ def test_settings_come_from_the_usual_variables(corpus: Corpus, services: Any) -
     environment = {**os.environ, **services.environment, "NO_PROXY": "127.0.0.1"}
     environment["PGDATABASE"] = corpus.catalog.rsplit("/", 1)[-1]
     environment |= {"HEIMDALL_BUILD_FEATURES_RAW": str(corpus.raw), "HEIMDALL_BUILD_FEATURES_STORE": str(corpus.store)}
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     arguments = [sys.executable, str(root / "cli.py"), "build-features", *SPEC_OPTIONS, "--json"]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from trainer.evaluate.metrics import Predictions, measure
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.source import StreamOptions
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = '''
 """heimdall train, which notes the rows that each rank gets."""
 import json, os

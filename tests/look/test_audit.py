@@ -414,7 +414,7 @@ def test_a_million_rows_take_no_python_each() -> None:
 
 
 def test_the_page_lists_every_kind_with_the_thresholds_of_the_code() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     page = (root / "docs/audit.md").read_text()
     listed = re.findall(r"^\| `([a-z_]+)`", page, re.MULTILINE)
     source = (root / "featurestore/look/audit/audit.py").read_text()
@@ -441,5 +441,5 @@ def test_the_page_lists_every_kind_with_the_thresholds_of_the_code() -> None:
 
 def test_one_batch_is_that_of_the_trainer() -> None:
     """Read from its source: to import the trainer would take longer than all of this file."""
-    source = (Path(__file__).parents[1] / "trainer/stream/feature_stream.py").read_text()
+    source = (Path(__file__).parents[2] / "trainer/stream/feature_stream.py").read_text()
     assert re.findall(r"^    batch_size: int = (\d+)$", source, re.MULTILINE) == [str(thresholds.MIN_TRAIN_ROWS)]

@@ -34,7 +34,7 @@ from trainer.sweep.space import parse_space, searchable, with_values
 from trainer.sweep.study import SharedStudy
 from trainer.sweep.sweep import SweepRequest, plan_study, sweep
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENDLESS, USUAL = "1e30", "0.001"
 """Learning rates: one that leaves no finite loss, and one with which a network learns."""
 

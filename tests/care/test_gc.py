@@ -335,7 +335,7 @@ class Killed(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 sweep(*survey(sys.argv[1], Policy(1, timedelta(0))), Killed())
 """
-    done = subprocess.run([sys.executable, "-c", code, corpus.store.url], check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, corpus.store.url], check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     assert len(list((corpus.store.directory / "removals").iterdir())) == 1
     assert len(published(corpus)) == 2

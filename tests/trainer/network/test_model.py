@@ -18,7 +18,7 @@ from featurestore.errors import ServiceUnavailableError, UsageError
 from trainer.network.model import LocalizationNet, NetworkSpec, load_weights
 from trainer.network.torchvision_ops import declare_missing_ops
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = "test_convnext"  # timm's own for tests: 0.2 M parameters, of the same code as the large ones
 
 

@@ -24,7 +24,7 @@ from exporter.release.latest import promote, read_release
 from featurestore.store.split import Split
 from trainer.network.geometry import geodesic_m
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RATE = ["--sample-rate-hz", 48_000]
 
 TORCH_FREE = """

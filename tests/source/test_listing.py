@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from test_plan import snapshot
+from snapshots_for_tests import snapshot
 
 from featurestore.objects.objects import Location, ObjectInfo, Objects, open_objects
 from featurestore.progress import Silent

@@ -17,7 +17,7 @@ from trainings_for_tests import tiny_training
 from trainer import TrainRequest, fit, read_checkpoint
 from trainer.fitting.request import Hardware
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 40
 """Some forty seconds: nobody waits for the end."""
 

@@ -19,7 +19,7 @@ from exporter.release.release import CLAIM, MARKER, Release, Version, claim, cla
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Location, Objects, open_objects
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ABOUT = {"feature_set": "0123456789ab", "precision": "fp32"}
 
 KILLED = """

@@ -21,7 +21,7 @@ from exporter.predict.predictor import Predictor
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.store.split import Split
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RATE = 48_000.0
 
 CONSUMER = """

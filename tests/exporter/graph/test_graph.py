@@ -79,7 +79,7 @@ def test_a_lone_file_says_what_it_is(checkpoint: Checkpoint, graph: ExportedGrap
 
 def test_it_tells_nothing_of_the_machine_that_exported_it(graph: ExportedGraph) -> None:
     content = graph.path.read_bytes()
-    for text in (str(Path(__file__).parents[2]), str(Path.home()), "stack_trace", 'File "'):
+    for text in (str(Path(__file__).parents[3]), str(Path.home()), "stack_trace", 'File "'):
         assert text.encode() not in content
 
 
