@@ -53,7 +53,7 @@ from featurestore.cluster import local_cluster
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
 from featurestore.source.captures import layout_metadata
-from featurestore.source.catalog import CaptureRecord, record
+from featurestore.source.catalog_writing import CaptureRecord, record
 from featurestore.source.snapshot import default_key
 from featurestore.tensor.mel import LogMel, mel_filters, taper
 from featurestore.tensor.spec import FeatureSpec, SplitSpec

@@ -38,7 +38,7 @@ from featurestore.objects.objects import Location
 from featurestore.pairs.build import PairBuildRequest, build_pairs
 from featurestore.pairs.spec import PairSpec
 from featurestore.progress import Silent
-from featurestore.source import catalog
+from featurestore.source.catalog_writing import create_table, record
 from featurestore.source.snapshot import default_key
 
 CORES = 2
@@ -65,8 +65,8 @@ def write(raw: Path, conninfo: str, sessions: int) -> list[list[Path]]:
             records.append(replace(capture.record, session_id=session_id))
             own.append(path)
         files.append(own)
-    catalog.create_table(conninfo)
-    catalog.record(conninfo, records)
+    create_table(conninfo)
+    record(conninfo, records)
     return files
 
 

@@ -39,10 +39,12 @@ from featurestore.build.publish import version_id
 from featurestore.build.stages import TensorBuild
 from featurestore.objects.objects import LIST_PAGE, Location, ObjectInfo, Objects
 from featurestore.progress import Silent
-from featurestore.source import catalog
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_connection import connect
 from featurestore.source.listing import join
 from featurestore.source.snapshot import Snapshot
-from featurestore.store import segments
+from featurestore.store import write_segments
+from featurestore.store.read_segments import read_holdings
 from featurestore.store.rows import chunk_rows
 from featurestore.store.segments import Segment
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -57,7 +59,7 @@ SPEC = FeatureSpec()
 
 def fill(conninfo: str, count: int) -> None:
     """Write `count` approved captures to the catalog; every tenth has no SNR."""
-    with catalog.connect(conninfo) as connection:
+    with connect(conninfo) as connection:
         connection.autocommit = True
         connection.execute(
             """
@@ -113,7 +115,7 @@ def measure(conninfo: str, store: str, *, hold: bool) -> Measured:
     """
     measured, objects = Measured(), Objects(Location(store))
     with measured.step("read_snapshot"):
-        snapshot = catalog.read_snapshot(conninfo)
+        snapshot = read_snapshot(conninfo)
     began = time.perf_counter()
     for _ in list_objects(snapshot):
         pass
@@ -121,7 +123,7 @@ def measure(conninfo: str, store: str, *, hold: bool) -> Measured:
     with measured.step("join", less_s=measured.listing_s):
         listing = join(list_objects(snapshot), snapshot, Silent(), by_etag=True)
     with measured.step("read_holdings"):
-        holdings = segments.read_holdings(objects, SPEC)
+        holdings = read_holdings(objects, SPEC)
     with measured.step("make_plan"):
         plan = make_plan(SPEC, SplitSpec(), snapshot, listing, holdings)
         measured.rows_to_compute = plan.rows_to_compute
@@ -141,9 +143,9 @@ def hold_share(plan: Plan, objects: Objects) -> None:
     (use,) = plan.segments
     rows = use.rows.take(np.flatnonzero(use.capture < HELD_SHARE * len(plan.snapshot)))
     segment = Segment(SPEC, rows.segment_id(SPEC.id), len(rows), chunk_rows(len(rows)))
-    segments.begin(objects, segment, rows)
-    segments.write_reason(objects, segment, {})
-    segments.write_marker(objects, segment, {"logmel": [0] * segment.n_chunks}, {})
+    write_segments.begin(objects, segment, rows)
+    write_segments.write_reason(objects, segment, {})
+    write_segments.write_marker(objects, segment, {"logmel": [0] * segment.n_chunks}, {})
 
 
 def table(columns: dict[str, Measured]) -> Iterator[str]:

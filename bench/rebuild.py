@@ -34,7 +34,7 @@ from featurestore.build.build import BuildRequest, build
 from featurestore.cluster import local_cluster
 from featurestore.objects.objects import Location
 from featurestore.progress import Silent
-from featurestore.source.catalog import record
+from featurestore.source.catalog_writing import record
 from featurestore.tensor.spec import SplitSpec
 
 PROCESSES = 2

@@ -16,7 +16,7 @@ from psycopg import sql
 from shared_services import shared
 
 from featurestore.services import SHADOWING, Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 
 pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it gives at the end
 

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 
 
 def empty_corpus(directory: Path, catalog: str) -> Corpus:

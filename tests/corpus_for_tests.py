@@ -14,7 +14,8 @@ from featurestore.build.publish import BuildReport
 from featurestore.corpus.simulate.breakage import broken_object, broken_record
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Silent
-from featurestore.source.catalog import CaptureRecord, read_snapshot, record
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_writing import CaptureRecord, record
 from featurestore.source.snapshot import default_key
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
 

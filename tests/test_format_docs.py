@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from featurestore import open_set
 from featurestore.errors import DataQualityError
 from featurestore.objects.objects import Location
-from featurestore.source.catalog import record_receivers
+from featurestore.source.catalog_writing import record_receivers
 from featurestore.source.receivers import Receivers
 from featurestore.store.split import Split
 from featurestore.tensor.mel import mel_filters

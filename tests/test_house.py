@@ -249,7 +249,7 @@ def test_only_the_build_side_touches_the_catalog_and_dask() -> None:
 
 def test_sql_is_written_in_one_place() -> None:
     users = {path.name for path in (ROOT / "featurestore").rglob("*.py") if "psycopg" in packages(path)}
-    assert users == {"catalog.py", "receiver_table.py", "postgres.py"}
+    assert users == {"catalog.py", "catalog_connection.py", "catalog_writing.py", "receiver_table.py", "postgres.py"}
 
 
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

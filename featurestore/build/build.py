@@ -19,14 +19,15 @@ from featurestore.errors import DataQualityError, ServiceUnavailableError, Store
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.objects.together import at_once, check_all
 from featurestore.progress import Progress
-from featurestore.source import catalog
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_connection import describe
 from featurestore.source.listing import RawListing
 from featurestore.source.receivers import Receivers, read_receivers
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
-from featurestore.store.segments import read_holdings
+from featurestore.store.read_segments import read_holdings
 from featurestore.tensor.mel import taper
 from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -143,10 +144,10 @@ def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Pro
     check_all([raw] if request.store.is_local else [raw, objects])
     with RawListing(raw) as listed, ThreadPoolExecutor(1, "read holdings") as pool:
         holdings = pool.submit(read_holdings, objects, request.spec)
-        snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
+        snapshot = read_snapshot(request.catalog, request.query, request.limit)
         if not len(snapshot):
             raise DataQualityError(
-                f"{catalog.describe(request.catalog)} holds no approved capture; set approved for some, "
+                f"{describe(request.catalog)} holds no approved capture; set approved for some, "
                 "or bring some in with ingest or simulate"
             )
         progress.say(f"catalog: {len(snapshot):,} approved captures")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.build.batch import Batch
 from featurestore.build.chunk_tasks import (
     ChunkDone,
     ComputeChunk,
@@ -25,81 +25,17 @@ from featurestore.cluster import Runner
 from featurestore.objects.objects import Objects
 from featurestore.objects.together import together
 from featurestore.progress import Progress
-from featurestore.store import segments as on_disk
+from featurestore.store import write_segments
 from featurestore.store.bases import Basis, current_basis, write_basis
 from featurestore.store.gc_notices import gone
-from featurestore.store.segments import COMPUTED, Part, Segment, features_name
+from featurestore.store.read_segments import open_begun, read_features_crcs, read_marker
+from featurestore.store.segments import COMPUTED, Part, complete_segment, features_name, segments_path
 from featurestore.store.split import Split
-from featurestore.tensor.moments import Moments, merge_all
-from featurestore.tensor.rejection import Reason, RejectedRows
+from featurestore.tensor.moments import merge_all
+from featurestore.tensor.rejection import RejectedRows
 
 REFIT_GROWTH = 2
 """A basis is fitted anew when a set has more than so many times the train rows that it came from."""
-
-
-@dataclass
-class Batch:
-    """A segment while a build works on it.
-
-    Attributes:
-        use: what the plan wants of it.
-        segment: its place in the store.
-        marker: `segment.json`, once it is complete.
-        parts: chunks that are written, while it is not.
-        crcs: checksums of the features of the basis in question, by chunk, as far as they are known.
-        moments: of the train rows of chunks computed by this build.
-        found_parts: chunks that an interrupted build had written.
-        is_normalized: whether a complete segment had features of the basis in question before.
-    """
-
-    use: SegmentUse
-    segment: Segment
-    marker: dict[str, Any] | None = None
-    parts: dict[int, Part] = field(default_factory=dict)
-    crcs: dict[int, int] = field(default_factory=dict)
-    moments: dict[int, Moments] = field(default_factory=dict)
-    found_parts: frozenset[int] = frozenset()
-    is_normalized: bool = False
-
-    @property
-    def rejected(self) -> RejectedRows:
-        """Rows known to be rejected, and why."""
-        if self.marker is not None:
-            return on_disk.read_rejected(self.marker)
-        return {row: found for part in self.parts.values() for row, found in part.rejected.items()}
-
-    @property
-    def reason(self) -> npt.NDArray[np.uint8]:
-        """(n,) `Reason` of each row, as far as known."""
-        if self.use.reason is not None:
-            return self.use.reason
-        reason = np.zeros(self.segment.n_rows, np.uint8)
-        for row, (code, _) in self.rejected.items():
-            reason[row] = code
-        return reason
-
-    @property
-    def served(self) -> npt.NDArray[np.bool_]:
-        """(n,) rows that the set serves: wanted and valid."""
-        served: npt.NDArray[np.bool_] = self.use.wanted & (self.reason == Reason.VALID)
-        return served
-
-    @property
-    def rows_computed(self) -> int:
-        """Rows that it serves, and this build computed."""
-        if self.use.reason is not None:
-            return 0
-        served = self.served
-        return int(served.sum()) - sum(int(served[self.rows(chunk)].sum()) for chunk in self.found_parts)
-
-    def logmel_crc(self, chunk: int) -> int:
-        """The checksum of a chunk of log-mel."""
-        return int(self.marker["chunks"]["logmel"][chunk] if self.marker is not None else self.parts[chunk].crc32c["logmel"])
-
-    def rows(self, chunk: int) -> slice:
-        """The rows of a chunk."""
-        rows = self.segment.logmel.rows(chunk)
-        return slice(rows.start, rows.stop)
 
 
 class TensorBuild:
@@ -117,11 +53,11 @@ class TensorBuild:
         spec = self._plan.spec
         if use.reason is not None:
             try:
-                marker = on_disk.read_marker(self._objects, spec.id, use.segment)
+                marker = read_marker(self._objects, spec.id, use.segment)
             except FileNotFoundError as error:  # it was there when the plan was made
-                raise gone(self._objects, f"{on_disk.segments_path(spec.id)}/{use.segment}") from error
-            return Batch(use, on_disk.complete_segment(spec, marker), marker)
-        segment, parts = on_disk.open_begun(self._objects, spec, use.segment, len(use.rows))
+                raise gone(self._objects, f"{segments_path(spec.id)}/{use.segment}") from error
+            return Batch(use, complete_segment(spec, marker), marker)
+        segment, parts = open_begun(self._objects, spec, use.segment, len(use.rows))
         return Batch(use, segment, parts=parts, found_parts=frozenset(parts))
 
     def current_basis(self) -> Basis | None:
@@ -143,7 +79,7 @@ class TensorBuild:
     def _known_crcs(self, batch: Batch, basis: Basis) -> list[int] | None:
         if batch.marker is None:
             return None
-        return on_disk.read_features_crcs(self._objects, batch.segment, basis.id, batch.marker)
+        return read_features_crcs(self._objects, batch.segment, basis.id, batch.marker)
 
     def train_mask(self, batch: Batch, served: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """(n,) rows among `served` that are in the train split."""
@@ -165,7 +101,9 @@ class TensorBuild:
         """
         to_begin = [batch for batch in self.batches if batch.marker is None]
         name = None if basis is None else basis.id
-        together(self._objects, lambda batch: on_disk.begin(self._objects, batch.segment, batch.use.rows, name), to_begin)
+        together(
+            self._objects, lambda batch: write_segments.begin(self._objects, batch.segment, batch.use.rows, name), to_begin
+        )
         n_rows = sum(int(batch.use.wanted.sum()) for batch in self.batches if batch.marker is None)
         if not n_rows:
             return
@@ -263,7 +201,7 @@ class TensorBuild:
             declared.result()
 
     def _declare(self, batches: list[Batch], basis: Basis) -> None:
-        together(self._objects, lambda batch: on_disk.declare_features(self._objects, batch.segment, basis.id), batches)
+        together(self._objects, lambda batch: write_segments.declare_features(self._objects, batch.segment, basis.id), batches)
 
     def complete(self, basis: Basis) -> None:
         """Write the markers: `segment.json` of new segments, `features-{basis}.json` of old ones."""
@@ -274,15 +212,15 @@ class TensorBuild:
         crcs = [batch.crcs[chunk] for chunk in range(batch.segment.n_chunks)]
         if batch.marker is not None:
             if not batch.is_normalized:
-                on_disk.add_features(self._objects, batch.segment, basis, crcs)
+                write_segments.add_features(self._objects, batch.segment, basis, crcs)
             return
         parts = {
             chunk: Part({**{kind: part.crc32c[kind] for kind in COMPUTED}, name: batch.crcs[chunk]}, part.rejected)
             for chunk, part in batch.parts.items()
         }
-        batch.marker = on_disk.finish(self._objects, batch.segment, parts)
+        batch.marker = write_segments.finish(self._objects, batch.segment, parts)
         if name not in batch.marker["chunks"]:  # another build completed it first, with a basis of its own
-            on_disk.add_features(self._objects, batch.segment, basis, crcs)
+            write_segments.add_features(self._objects, batch.segment, basis, crcs)
 
     def _run(
         self,

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.build.batch import Batch
 from featurestore.build.plan import Plan
-from featurestore.build.stages import Batch, TensorBuild
+from featurestore.build.stages import TensorBuild
 from featurestore.errors import ShortObjectError, StoreError, UsageError
 from featurestore.objects.objects import Objects
 from featurestore.source.captures import HEADER_GUESS_BYTES, Layout, parse_header
 from featurestore.store.bases import Basis
 from featurestore.store.manifest import Manifest
-from featurestore.store.segments import features_name, read_features_crcs
+from featurestore.store.read_segments import read_features_crcs
+from featurestore.store.segments import features_name
 from featurestore.store.sets import read_manifest
 from featurestore.tensor.rejection import Reason
 

@@ -19,12 +19,13 @@ from featurestore.pairs.publish import Outcome, PairBuildReport, counts_of, publ
 from featurestore.pairs.segments import PairPart, PairSegment, Unusable, open_pair_store
 from featurestore.pairs.spec import PairSpec
 from featurestore.progress import Progress
-from featurestore.source import catalog
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_connection import describe
 from featurestore.source.listing import RawListing
 from featurestore.source.recording import Recording
 from featurestore.store import sets
 from featurestore.store.presence import require_kept
-from featurestore.store.segments import read_marker
+from featurestore.store.read_segments import read_marker
 from featurestore.tensor.spec import SplitSpec
 
 CLOCK_SIGMAS = 5
@@ -149,13 +150,13 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
     if not request.store.is_local:
         objects.check()
     with RawListing(raw) as listed:
-        snapshot = catalog.read_snapshot(request.catalog, request.query, request.limit)
+        snapshot = read_snapshot(request.catalog, request.query, request.limit)
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         listing = listed.join(snapshot, progress)
     plan = make_pair_plan(request.spec, request.split, snapshot, listing, on_disk.read_pair_holdings(objects, request.spec))
     if not plan.sessions:
         raise DataQualityError(
-            f"{catalog.describe(request.catalog)} holds no session with two usable captures whose start_time_ns is known "
+            f"{describe(request.catalog)} holds no session with two usable captures whose start_time_ns is known "
             f"({plan.timed:,} of {len(snapshot):,} approved captures have one); ingest recordings with GPS stamps, or simulate "
             "with --clock gps"
         )

@@ -16,7 +16,7 @@ from featurestore.pairs.segments import MEASURED, PairSegment, open_pair_store
 from featurestore.pairs.spec import PairSpec
 from featurestore.store.chunks import REPAIR, read_array, read_chunk
 from featurestore.store.manifest import Manifest
-from featurestore.store.segments import read_marker
+from featurestore.store.read_segments import read_marker
 from featurestore.store.sets import LATEST, read_manifest, resolve, set_path
 from featurestore.store.split import Split
 

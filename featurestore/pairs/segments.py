@@ -19,7 +19,9 @@ from featurestore.pairs.spec import PairSpec
 from featurestore.software import versions
 from featurestore.store.chunks import ArrayLayout, read_array, read_layout, write_array
 from featurestore.store.gc_notices import require_stored, require_unannounced
-from featurestore.store.segments import READERS, SCHEMA, group_metadata, segments_path
+from featurestore.store.read_segments import READERS
+from featurestore.store.segments import SCHEMA, segments_path
+from featurestore.store.write_segments import group_metadata
 
 PAIRS = "pairs"
 """Prefix of the pair store within a store."""

@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from featurestore.errors import HeimdallError, UsageError
 from featurestore.services.process import Command, Server, tail
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 
 USER = "heimdall"
 DATABASE = "heimdall"

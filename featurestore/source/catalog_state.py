@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from featurestore.source.catalog import connect, read_snapshot
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_connection import connect
 
 COUNTED = 10_000_000
 """Rows are counted up to here, which takes a second or two."""

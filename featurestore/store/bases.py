@@ -17,7 +17,7 @@ from featurestore.objects.objects import Objects
 from featurestore.objects.together import at_once, put_all, together
 from featurestore.store.chunks import REPAIR, ArrayLayout, array_objects, read_arrays
 from featurestore.store.gc_notices import require_stored, require_unannounced
-from featurestore.store.segments import group_metadata
+from featurestore.store.write_segments import group_metadata
 from featurestore.tensor.mel import cepstrum
 from featurestore.tensor.moments import Moments
 from featurestore.tensor.spec import FeatureSpec, digest

@@ -15,15 +15,8 @@ from featurestore.source.snapshot import format_sessions
 from featurestore.store.bases import Basis, read_basis
 from featurestore.store.chunks import REPAIR, read_array, read_chunk
 from featurestore.store.manifest import Manifest
-from featurestore.store.segments import (
-    DIGEST_BYTES,
-    FACTS,
-    Segment,
-    complete_segment,
-    features_name,
-    read_features_crcs,
-    read_marker,
-)
+from featurestore.store.read_segments import read_features_crcs, read_marker
+from featurestore.store.segments import DIGEST_BYTES, FACTS, Segment, complete_segment, features_name
 from featurestore.store.sessions import Sessions
 from featurestore.store.set_receivers import read_set_receivers
 from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, read_manifest, read_spec, resolve, set_path

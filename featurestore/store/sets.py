@@ -24,8 +24,8 @@ from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import ArrayLayout, array_objects
 from featurestore.store.manifest import SCHEMA, Manifest
 from featurestore.store.presence import require_parts, require_whole
-from featurestore.store.segments import group_metadata
 from featurestore.store.set_receivers import receivers_key
+from featurestore.store.write_segments import group_metadata
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import ID_DIGITS, FeatureSpec
 

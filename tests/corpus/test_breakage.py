@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from featurestore.corpus.simulate.breakage import broken_object, broken_record, npy_bytes
-from featurestore.source.catalog import CaptureRecord
+from featurestore.source.catalog_writing import CaptureRecord
 from featurestore.tensor.rejection import REASONS
 from featurestore.tensor.spec import FeatureSpec
 

@@ -21,7 +21,7 @@ from exporter.graph.onnx_file import ExportedGraph
 from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
 from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from featurestore.store.feature_set import open_set
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
 from trainer.network.checkpoints import Checkpoint

@@ -10,7 +10,7 @@ import pytest
 
 from featurestore.objects import objects
 from featurestore.objects.patience import Patience
-from featurestore.source import catalog
+from featurestore.source import catalog, catalog_connection
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,5 +26,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines, in this process, that a test has time for; a stall is longer than each of them."""
     monkeypatch.setattr(objects, "PATIENCE", Patience(connect_s=1, silence_s=2, request_s=3, total_s=1))
     monkeypatch.setattr(objects, "CHECK_PATIENCE", Patience(connect_s=1, silence_s=1, request_s=1, total_s=1))
-    for name, seconds in (("RETRY_S", 1.0), ("SILENCE_S", 3.0), ("CONNECT_TIMEOUT_S", 3)):
-        monkeypatch.setattr(catalog, name, seconds)
+    monkeypatch.setattr(catalog, "RETRY_S", 1.0)
+    monkeypatch.setattr(catalog, "SILENCE_S", 3.0)
+    monkeypatch.setattr(catalog_connection, "CONNECT_TIMEOUT_S", 3)

@@ -20,7 +20,8 @@ from featurestore.build.stages import TensorBuild
 from featurestore.care.verify.verify import verify
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
-from featurestore.store import segments
+from featurestore.store import write_segments
+from featurestore.store.read_segments import begun_segment
 from featurestore.store.sets import read_pointer
 from featurestore.tensor.spec import SplitSpec
 
@@ -119,7 +120,7 @@ def test_a_build_of_an_older_catalog_spoils_no_complete_segment(
     plan = plan_of(corpus)
     (use,) = plan.segments
     objects = open_objects(corpus.store.url)
-    segments.begin(objects, segments.begun_segment(objects, plan.spec, use.segment, len(use.rows)), use.rows)
+    write_segments.begin(objects, begun_segment(objects, plan.spec, use.segment, len(use.rows)), use.rows)
     whole = plan_of(corpus)
     corpus.sql("UPDATE measurements SET approved = false WHERE id IN (5, 17)")
     fewer = plan_of(corpus)

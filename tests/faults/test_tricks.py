@@ -364,7 +364,7 @@ def test_sessions_are_uuids_or_nothing(place: Place, tally: Tally) -> None:
 def test_catalogs_in_other_encodings(services: Running, tmp_path: Path, encoding: str, tally: Tally) -> None:
     """A key that is no UTF-8 is an error that says so; one that the server can turn into it is a key."""
     from featurestore.services import postgres
-    from featurestore.source.catalog import create_table
+    from featurestore.source.catalog_writing import create_table
 
     admin = services.catalog
     name = f"odd_{encoding.lower()}"

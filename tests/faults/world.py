@@ -16,7 +16,7 @@ from psycopg import sql
 from featurestore.care.verify.verify import verify
 from featurestore.objects.objects import Location, open_objects
 from featurestore.services import SHADOWING, Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from featurestore.store.feature_set import open_set
 from featurestore.store.sets import list_sets
 

@@ -37,7 +37,7 @@ from featurestore.objects.objects import Location
 from featurestore.page.charts import to_svg
 from featurestore.page.page import element, table
 from featurestore.services import Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from featurestore.source.receivers import Receivers
 from featurestore.store.bases import Basis
 from featurestore.store.feature_set import FeatureSet, open_set

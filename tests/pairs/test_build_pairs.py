@@ -34,7 +34,7 @@ from featurestore.pairs.segments import open_pair_store
 from featurestore.pairs.verify import verify_pairs
 from featurestore.progress import Silent
 from featurestore.services import Running
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from featurestore.store.split import Split
 
 PAIRS_PER_SESSION = 21

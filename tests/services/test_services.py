@@ -29,7 +29,8 @@ from featurestore.objects.objects import Location, Objects
 from featurestore.services import BUCKETS, Running, running, seaweedfs, swift
 from featurestore.services import s3 as s3_servers
 from featurestore.services.process import Command, Server, free_port
-from featurestore.source.catalog import create_table, read_snapshot
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_writing import create_table
 
 CLI = [sys.executable, str(Path(services_module.__file__).parents[2] / "cli.py"), "services", "up"]
 MEGABYTE = 1_000_000

@@ -11,15 +11,9 @@ import psycopg
 import pytest
 
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.source.catalog import (
-    ADD_TIMES,
-    EVERY_CAPTURE_QUERY,
-    CaptureRecord,
-    create_table,
-    describe,
-    read_snapshot,
-    record,
-)
+from featurestore.source.catalog import EVERY_CAPTURE_QUERY, read_snapshot
+from featurestore.source.catalog_connection import describe
+from featurestore.source.catalog_writing import ADD_TIMES, CaptureRecord, create_table, record
 from featurestore.source.snapshot import NO_TIMESTAMP
 
 SESSION = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")

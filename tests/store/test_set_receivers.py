@@ -23,7 +23,8 @@ from featurestore.errors import StoreError
 from featurestore.look.diff import difference
 from featurestore.objects.objects import Location
 from featurestore.progress import Silent
-from featurestore.source.catalog import read_snapshot, record_receivers
+from featurestore.source.catalog import read_snapshot
+from featurestore.source.catalog_writing import record_receivers
 from featurestore.source.receivers import Receivers, receivers_csv
 from featurestore.store.split import Split
 

@@ -14,7 +14,7 @@ from trainings_for_tests import tiny_training
 
 from featurestore.objects.objects import Location
 from featurestore.services import Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from trainer.fitting.request import Hardware, TrainRequest
 
 SESSIONS = range(20)

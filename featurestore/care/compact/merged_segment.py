@@ -16,11 +16,12 @@ from featurestore.care.compact.row_order import Index, SetRows
 from featurestore.cluster import open_runner
 from featurestore.objects.objects import Objects
 from featurestore.progress import Progress
-from featurestore.store import segments as on_disk
+from featurestore.store import write_segments
 from featurestore.store.chunks import read_array
 from featurestore.store.feature_set import FeatureSet
+from featurestore.store.read_segments import READERS, begun_segment, read_features_crcs, read_marker, read_parts, read_rejected
 from featurestore.store.rows import RowFacts
-from featurestore.store.segments import COMPUTED, READERS, Part, Segment, features_name
+from featurestore.store.segments import COMPUTED, REASON, Part, Segment, complete_segment, features_name
 from featurestore.store.split import Split
 from featurestore.tensor.rejection import Reason, RejectedRows
 
@@ -33,7 +34,7 @@ class Compaction:
         self._objects: Objects = opened.objects
         self._features = features_name(opened.manifest.basis)
         self.sources = opened.segments
-        markers = [on_disk.read_marker(self._objects, opened.manifest.spec, source.segment) for source in self.sources]
+        markers = [read_marker(self._objects, opened.manifest.spec, source.segment) for source in self.sources]
         self._crcs = [
             {"logmel": marker["chunks"]["logmel"], self._features: opened.checksums(source)}
             for marker, source in zip(markers, self.sources, strict=True)
@@ -44,7 +45,7 @@ class Compaction:
         found = {
             int(start) + row: what
             for start, marker in zip(self._starts, markers, strict=False)
-            for row, what in on_disk.read_rejected(marker).items()
+            for row, what in read_rejected(marker).items()
         }
         n_windows = opened.spec.windows_per_capture
         self.index: Index = SetRows(self.facts, reason, self.served, found, opened.rejected, n_windows).merged()
@@ -76,31 +77,31 @@ class Compaction:
     def run(self, progress: Progress, workers: int | None, scheduler: str | None) -> int:
         """Write what is missing of the merged segment, its marker last; returns the bytes that were read."""
         try:
-            marker = on_disk.read_marker(self._objects, self._opened.spec.id, self.segment.segment)
+            marker = read_marker(self._objects, self._opened.spec.id, self.segment.segment)
         except FileNotFoundError:
             return self._write(progress, workers, scheduler)
-        if on_disk.read_features_crcs(self._objects, self.segment, self._opened.manifest.basis, marker) is not None:
+        if read_features_crcs(self._objects, self.segment, self._opened.manifest.basis, marker) is not None:
             return 0
         basis = self._opened.manifest.basis
-        on_disk.declare_features(self._objects, self.segment, basis)
+        write_segments.declare_features(self._objects, self.segment, basis)
         parts, n_bytes = self._copy(progress, workers, scheduler, {}, (self._features,))
         crcs = [parts[chunk].crc32c[self._features] for chunk in range(self.segment.n_chunks)]
-        on_disk.add_features(self._objects, self.segment, basis, crcs)
+        write_segments.add_features(self._objects, self.segment, basis, crcs)
         return n_bytes
 
     def _write(self, progress: Progress, workers: int | None, scheduler: str | None) -> int:
         arrays = (*COMPUTED, self._features)
-        noted = on_disk.read_parts(self._objects, self.segment)
+        noted = read_parts(self._objects, self.segment)
         whole = {chunk: part for chunk, part in noted.items() if part.crc32c.keys() >= {*arrays}}
-        on_disk.begin(self._objects, self.segment, self.facts.take(self.index), self._opened.manifest.basis)
+        write_segments.begin(self._objects, self.segment, self.facts.take(self.index), self._opened.manifest.basis)
         parts, n_bytes = self._copy(progress, workers, scheduler, whole, arrays)
         of_this_basis = {
             chunk: Part({name: part.crc32c[name] for name in arrays}, part.rejected) for chunk, part in parts.items()
         }
-        marker = on_disk.finish(self._objects, self.segment, of_this_basis)
+        marker = write_segments.finish(self._objects, self.segment, of_this_basis)
         if self._features not in marker["chunks"]:  # somebody else's marker, completed with another basis
             crcs = [of_this_basis[chunk].crc32c[self._features] for chunk in range(self.segment.n_chunks)]
-            on_disk.add_features(self._objects, self.segment, self._opened.manifest.basis, crcs)
+            write_segments.add_features(self._objects, self.segment, self._opened.manifest.basis, crcs)
         return n_bytes
 
     def _copy(
@@ -160,12 +161,12 @@ class Compaction:
     def _target(self, name: str) -> Segment:
         """The merged segment, cut as it is or was begun, or as is usual."""
         try:
-            return on_disk.complete_segment(self._opened.spec, on_disk.read_marker(self._objects, self._opened.spec.id, name))
+            return complete_segment(self._opened.spec, read_marker(self._objects, self._opened.spec.id, name))
         except FileNotFoundError:
-            return on_disk.begun_segment(self._objects, self._opened.spec, name, len(self.index))
+            return begun_segment(self._objects, self._opened.spec, name, len(self.index))
 
     def _read_facts(self) -> tuple[RowFacts, npt.NDArray[np.uint8]]:
-        names = [*(field.name for field in fields(RowFacts)), on_disk.REASON]
+        names = [*(field.name for field in fields(RowFacts)), REASON]
         with ThreadPoolExecutor(READERS) as pool:
             columns = [np.concatenate(list(pool.map(partial(self._read_column, name), self.sources))) for name in names]
         return RowFacts(*columns[:-1]), columns[-1]

@@ -25,7 +25,7 @@ from featurestore.store.bases import bases_path, current_basis
 from featurestore.store.chunks import read_layout
 from featurestore.store.manifest import Manifest
 from featurestore.store.presence import paths
-from featurestore.store.segments import read_marker
+from featurestore.store.read_segments import read_marker
 from featurestore.store.sets import LATEST, read_manifest, read_pointer, read_tags, set_path
 
 

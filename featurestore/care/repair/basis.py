@@ -15,7 +15,8 @@ from featurestore.errors import StoreError
 from featurestore.store.bases import Basis, bases_path, statistics_layout, write_basis_group
 from featurestore.store.chunks import read_array, read_chunk
 from featurestore.store.manifest import Manifest
-from featurestore.store.segments import complete_segment, read_marker
+from featurestore.store.read_segments import read_marker
+from featurestore.store.segments import complete_segment
 from featurestore.store.sets import list_sets, set_path
 from featurestore.store.split import Split
 from featurestore.tensor.moments import Moments, merge_all

@@ -11,8 +11,9 @@ from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_array
+from featurestore.store.read_segments import read_rejected
 from featurestore.store.rows import RowFacts
-from featurestore.store.segments import FACTS, Segment, column_layout, read_rejected
+from featurestore.store.segments import FACTS, Segment, column_layout
 
 Columns = dict[str, npt.NDArray[Any]]
 Index = npt.NDArray[np.int64]

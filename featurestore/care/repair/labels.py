@@ -17,8 +17,8 @@ from featurestore.errors import StoreError
 from featurestore.source.receivers import receivers_json
 from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import Array, ArrayLayout, read_array
+from featurestore.store.read_segments import read_rejected
 from featurestore.store.rows import Holding
-from featurestore.store.segments import read_rejected
 from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, receivers_id
 from featurestore.store.sets import list_sets, set_path
 from featurestore.store.split import Split, assign

@@ -9,7 +9,8 @@ from featurestore.care.repair.places import Place
 from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_chunk
-from featurestore.store.segments import COMPUTED, Segment, add_features, write_marker
+from featurestore.store.segments import COMPUTED, Segment
+from featurestore.store.write_segments import add_features, write_marker
 from featurestore.tensor.rejection import Reason, RejectedRows
 
 LOST = "unknown: it was lost with the segment's marker"

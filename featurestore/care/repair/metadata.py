@@ -9,8 +9,9 @@ from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.bases import statistics_layout
 from featurestore.store.chunks import ArrayLayout
-from featurestore.store.segments import FACTS, REASON, column_layout, write_group
+from featurestore.store.segments import FACTS, REASON, column_layout
 from featurestore.store.sets import LABEL_ATTRIBUTES
+from featurestore.store.write_segments import write_group
 
 
 def repair_metadata(shop: Workshop, place: Place) -> str:

@@ -21,8 +21,9 @@ from featurestore.source.snapshot import Listing, Snapshot
 from featurestore.store import rows
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_array, read_layout
 from featurestore.store.manifest import Manifest
+from featurestore.store.read_segments import read_features_crcs, read_marker
 from featurestore.store.rows import RowFacts
-from featurestore.store.segments import FACTS, REASON, Segment, features_name, read_features_crcs, read_marker, segments_path
+from featurestore.store.segments import FACTS, REASON, Segment, features_name, segments_path
 from featurestore.store.sets import set_path
 from featurestore.tensor.spec import FeatureSpec
 

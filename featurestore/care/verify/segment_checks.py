@@ -12,16 +12,9 @@ from featurestore.care.verify.inspection import DAMAGED, Inspector
 from featurestore.errors import StoreError
 from featurestore.store.chunks import ArrayLayout
 from featurestore.store.manifest import Manifest, SegmentRef
+from featurestore.store.read_segments import read_marker, read_rejected
 from featurestore.store.rows import RowFacts
-from featurestore.store.segments import (
-    COMPUTED,
-    FACTS,
-    complete_segment,
-    features_name,
-    read_marker,
-    read_rejected,
-    segments_path,
-)
+from featurestore.store.segments import COMPUTED, FACTS, complete_segment, features_name, segments_path
 from featurestore.tensor.spec import FeatureSpec
 
 

@@ -17,7 +17,7 @@ from featurestore.corpus.ingest.resample import TOLERANCES, count, find_ratio, r
 from featurestore.corpus.ingest.samples import Complex, ComplexName, Recording
 from featurestore.corpus.ingest.times import NS
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.source.catalog import CaptureRecord
+from featurestore.source.catalog_writing import CaptureRecord
 from featurestore.source.snapshot import default_key
 
 RATE_TOLERANCE = 1e-3

@@ -28,7 +28,7 @@ from featurestore.errors import DataQualityError, UsageError
 from featurestore.objects.objects import Location, Objects
 from featurestore.progress import Progress, Silent
 from featurestore.source.captures import layout_metadata
-from featurestore.source.catalog import CaptureRecord, create_table, record, record_receivers
+from featurestore.source.catalog_writing import CaptureRecord, create_table, record, record_receivers
 from featurestore.source.receivers import read_receivers
 
 RECORD_BATCH = 1000

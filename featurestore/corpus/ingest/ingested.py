@@ -8,7 +8,7 @@ from typing import Any
 
 from featurestore.corpus.ingest.labels import Remark
 from featurestore.errors import DataQualityError
-from featurestore.source.catalog import Recorded
+from featurestore.source.catalog_writing import Recorded
 
 
 @dataclass

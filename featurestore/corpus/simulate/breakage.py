@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.source.catalog import CaptureRecord
+from featurestore.source.catalog_writing import CaptureRecord
 
 SHORT_SAMPLES = 1000
 NON_FINITE_STEP = 997

@@ -21,7 +21,7 @@ from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import RECEIVERS, Receiver
 from featurestore.corpus.simulate.truth import CaptureTruth
 from featurestore.corpus.simulate.waveform import CHANNEL_BANDWIDTH_HZ, fm_baseband
-from featurestore.source.catalog import CaptureRecord
+from featurestore.source.catalog_writing import CaptureRecord
 
 SNR_ERROR_DB = 1.0
 """Standard deviation of the catalog's SNR around that of the capture: it is measured, not known."""

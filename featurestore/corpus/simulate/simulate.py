@@ -17,9 +17,9 @@ from featurestore.corpus.simulate.truth import CaptureTruth, truth_csv
 from featurestore.errors import UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Progress
-from featurestore.source import catalog
+from featurestore.source import catalog_writing
 from featurestore.source.captures import layout_metadata
-from featurestore.source.catalog import CaptureRecord, Recorded
+from featurestore.source.catalog_writing import CaptureRecord, Recorded
 from featurestore.source.receivers import RECEIVERS_KEY, Receivers, receivers_csv
 from featurestore.source.snapshot import default_key
 
@@ -116,8 +116,8 @@ def simulate(
     truth_name = _write_truth(truths, destination)
     places = receivers_csv((each.websdr_id, each.latitude, each.longitude, each.name) for each in RECEIVERS)
     open_objects(destination.raw.url).put_if_changed(RECEIVERS_KEY, places)
-    recorded = catalog.record(destination.catalog, (record for result in written for _, record in result.captures))
-    catalog.record_receivers(
+    recorded = catalog_writing.record(destination.catalog, (record for result in written for _, record in result.captures))
+    catalog_writing.record_receivers(
         destination.catalog,
         Receivers.of((each.websdr_id, each.latitude, each.longitude, each.name, None) for each in RECEIVERS),
     )
@@ -156,7 +156,7 @@ def _check(destination: Destination) -> None:
     """Find out before the work whether its results can be kept."""
     if destination.truth is not None and not destination.truth.absolute().parent.is_dir():
         raise UsageError(f"--truth {destination.truth}: directory {destination.truth.parent} does not exist; create it first")
-    catalog.create_table(destination.catalog)
+    catalog_writing.create_table(destination.catalog)
     objects = open_objects(destination.raw.url)
     if destination.raw.is_local:
         _ = objects.store  # creates the directory

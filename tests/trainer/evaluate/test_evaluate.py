@@ -28,7 +28,7 @@ from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
 from featurestore.services import Running, postgres
-from featurestore.source.catalog import create_table
+from featurestore.source.catalog_writing import create_table
 from featurestore.store.split import Split
 from featurestore.tensor.spec import SplitSpec
 from trainer.evaluate import baselines
