@@ -49,7 +49,7 @@ import scipy.signal
 from featurestore import services
 from featurestore.build.build import BuildRequest, build
 from featurestore.build.rows_from_iq import read_ahead
-from featurestore.cluster import local_cluster
+from featurestore.cluster.dask_cluster import local_cluster
 from featurestore.objects.objects import Location, open_objects
 from featurestore.progress import Silent
 from featurestore.source.captures import layout_metadata

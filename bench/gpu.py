@@ -28,7 +28,8 @@ from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.network.geometry import Region
 from trainer.network.loss import LossSpec, localization_loss
-from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import NetworkSpec
 from trainer.stream.batches import Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.prefetch import StreamStats

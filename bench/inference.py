@@ -31,7 +31,8 @@ from exporter.graph.runtime import median_latencies_ms, open_session
 from featurestore.tensor.spec import FeatureSpec
 from trainer.network.checkpoints import Checkpoint, TrainedOn
 from trainer.network.geometry import Region, geodesic_m
-from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import TrainingSpec
 
 SPEC = FeatureSpec()

@@ -31,7 +31,7 @@ from build_features import SPEC, upload, write_captures
 
 from featurestore import services
 from featurestore.build.build import BuildRequest, build
-from featurestore.cluster import local_cluster
+from featurestore.cluster.dask_cluster import local_cluster
 from featurestore.objects.objects import Location
 from featurestore.progress import Silent
 from featurestore.source.catalog_writing import record

@@ -50,7 +50,7 @@ from trainer import TrainRequest, fit
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.request import Hardware
 from trainer.network.augment import NOTHING, AugmentSpec
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 from trainer.stream.source import StreamOptions
 

@@ -17,8 +17,9 @@ from exporter.made_graphs import MadeGraphs, Workshop, make_graphs, units_of
 from exporter.made_session_graphs import make_session_graphs
 from exporter.release.card import card
 from exporter.release.latest import promote, read_latest
+from exporter.release.publish import claimed, describe_file, publish
 from exporter.release.registry import Registry, mlmodel, open_registry, signature
-from exporter.release.release import CARD, CONFIG, METRICS, MLMODEL, Release, claimed, describe_file, now, publish
+from exporter.release.release import CARD, CONFIG, METRICS, MLMODEL, Release, now
 from exporter.request import ExportReport, ExportRequest
 from featurestore.errors import HeimdallError, UsageError
 from featurestore.objects.objects import Location, open_objects

@@ -24,7 +24,7 @@ pytest_plugins = ["faults.tally"]  # the fixture `tally`, and the report that it
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Before anything imports dask: clusters that tests start themselves have its profiler, too, which can freeze Python 3.11
-# (see featurestore.cluster).
+# (see featurestore.cluster.dask_cluster).
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
 
 

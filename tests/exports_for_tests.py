@@ -15,13 +15,15 @@ from corpus_for_tests import Corpus
 
 from cli import main
 from exporter.graph.onnx_file import ExportedGraph, write
-from exporter.release.release import Release, Version, claimed, publish
+from exporter.release.publish import claimed, publish
+from exporter.release.release import Release, Version
 from featurestore.objects.objects import Location, open_objects
 from featurestore.place.geodesic import distance_m
 from featurestore.store.feature_set import FeatureSet
 from trainer.network.checkpoints import Checkpoint, TrainedOn
 from trainer.network.geometry import Region
-from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.nets import RadioMapNet, make_session_net
 from trainer.network.session.radio_map import Sessions, fit_radio_map
 from trainer.network.session.spec import SessionPlace, SessionSpec

@@ -10,7 +10,7 @@ import dask
 import pytest
 from distributed import get_worker
 
-from featurestore.cluster import open_runner
+from featurestore.cluster.runner import open_runner
 from featurestore.errors import UsageError
 from featurestore.progress import Silent
 

@@ -24,7 +24,7 @@ from psycopg import sql
 from cli import main
 from exporter.release.registry import RegistryRequest
 from featurestore.build.build import BuildRequest, build
-from featurestore.cluster import InProcess
+from featurestore.cluster.runner import InProcess
 from featurestore.corpus.simulate.simulate import Destination
 from featurestore.errors import UsageError
 from featurestore.objects import objects

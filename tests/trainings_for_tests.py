@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from trainer.fitting.run import fit
     from trainer.fitting.tracking import TrackingRequest
     from trainer.network.checkpoints import Checkpoint, read_checkpoint
-    from trainer.network.model import LocalizationNet, NetworkSpec
+    from trainer.network.model import LocalizationNet
+    from trainer.network.network_spec import NetworkSpec
     from trainer.network.training_spec import OptimizerSpec, TrainingSpec
     from trainer.stream.batches import Batch, SessionBatch
     from trainer.stream.feature_stream import DataOptions, FeatureStream
@@ -27,7 +28,7 @@ ROOMS = {
     "FeatureStream": "stream.feature_stream",
     "Hardware": "fitting.request",
     "LocalizationNet": "network.model",
-    "NetworkSpec": "network.model",
+    "NetworkSpec": "network.network_spec",
     "OptimizerSpec": "network.training_spec",
     "SessionBatch": "stream.batches",
     "TrackingRequest": "fitting.tracking",

@@ -153,7 +153,7 @@ def _train_request(*, no_tracking: bool, tracking_uri: str, seed: int, **options
     from trainer.fitting.tracking import TrackingRequest
     from trainer.network.augment import AugmentSpec
     from trainer.network.loss import LossSpec
-    from trainer.network.model import NetworkSpec
+    from trainer.network.network_spec import NetworkSpec
     from trainer.network.session.spec import SessionSpec
     from trainer.network.training_spec import OptimizerSpec, TrainingSpec
     from trainer.stream.source import StreamOptions

@@ -14,7 +14,7 @@ from featurestore.build.plan import Plan, SegmentUse, make_plan
 from featurestore.build.publish import BuildReport, Outcome, publish, version_id
 from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild, needs_fit
-from featurestore.cluster import open_runner
+from featurestore.cluster.runner import open_runner
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.objects.together import at_once, check_all

@@ -21,7 +21,7 @@ from featurestore.build.chunk_tasks import (
 )
 from featurestore.build.plan import Plan, SegmentUse
 from featurestore.build.rows_from_iq import Aligned
-from featurestore.cluster import Runner
+from featurestore.cluster.runner import Runner
 from featurestore.objects.objects import Objects
 from featurestore.objects.together import together
 from featurestore.progress import Progress

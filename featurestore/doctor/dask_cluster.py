@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from featurestore.cluster import connect
+from featurestore.cluster.dask_cluster import connect
 from featurestore.errors import HeimdallError
 
 CONNECT_TIMEOUT_S = 4

@@ -1,7 +1,10 @@
 """The only object store: one code path for `s3://bucket/prefix` and `file:///dir`, by way of obstore.
 
 Throttling, 5xx, broken connections, silence and damage on the way that shows are met by trying again, with exponential
-backoff and jitter (`patience`); what a server says for good is raised at once (`object_errors`).
+backoff and jitter (`patience`); what a server says for good is raised at once (`explain`).
+
+Longer than 300 lines, because it is one class: every way to read or write an object, all of which share connections,
+patience and the words of errors.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.cluster import open_runner
+from featurestore.cluster.runner import open_runner
 from featurestore.errors import DataQualityError
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.pairs import segments as on_disk

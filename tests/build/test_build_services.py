@@ -23,7 +23,7 @@ from zarr.storage import ObjectStore
 
 from cli import main
 from featurestore import open_set
-from featurestore.cluster import local_cluster
+from featurestore.cluster.dask_cluster import local_cluster
 from featurestore.corpus.ingest.conversion import IngestOptions
 from featurestore.corpus.ingest.ingest import ingest
 from featurestore.objects.objects import Location, open_objects
@@ -178,7 +178,7 @@ def test_a_wrong_password(corpus: Corpus, services: Any) -> None:
 
 
 def test_an_unreachable_scheduler_is_exit_75(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.cluster.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("featurestore.cluster.dask_cluster.CONNECT_TIMEOUT_S", 1)
     corpus.add(1)
     address = f"tcp://127.0.0.1:{free_port()}"
     assert f"no Dask scheduler answers at {address}" in one_line(build_command(corpus, "--scheduler", address), 75)

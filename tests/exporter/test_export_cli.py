@@ -27,7 +27,8 @@ from exports_for_tests import Built, invoke, json_of, save_checkpoint, with_weig
 from exporter.graph.onnx_file import ExportedGraph, read_model, write
 from exporter.predict.predictor import Predictor
 from exporter.release.latest import read_latest, read_release
-from exporter.release.release import Version, claim, list_releases
+from exporter.release.publish import claim
+from exporter.release.release import Version, list_releases
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.services import Running

@@ -10,7 +10,8 @@ import torch
 from corpus_for_tests import Corpus
 
 from cli import main
-from trainer.network.model import SIZES, LocalizationNet, NetworkSpec
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import SIZES, NetworkSpec
 from trainer.sweep.presets import PRESETS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()

@@ -29,7 +29,8 @@ from trainer.fitting.tracking import KeepRunId, Tracker, open_tracker
 from trainer.fitting.uploads import UploadCheckpoints
 from trainer.network.checkpoints import Checkpoint, TrainedOn, read_checkpoint
 from trainer.network.geometry import Region
-from trainer.network.model import LocalizationNet, load_weights
+from trainer.network.model import LocalizationNet
+from trainer.network.weights import load_weights
 
 BEST_CHECKPOINTS = 3
 

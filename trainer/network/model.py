@@ -2,81 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from featurestore.errors import ServiceUnavailableError, UsageError, first_line
-from featurestore.tensor.spec import CHANNELS, differing_fields
+from featurestore.tensor.spec import CHANNELS
 from trainer.network.loss import bounded_sigma
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.torchvision_ops import declare_missing_ops
 
-SIZES = {size: f"convnext_{size}" for size in ("tiny", "small", "base", "large")}
 STRIDE = 32  # of every ConvNeXt: the stem's 4, then 2 in each of three stages
 EMBEDDING = 512
 HEAD = (EMBEDDING, 128, 64, 2)
 INITIAL_RAW_SIGMA = 1.95
 """`bounded_sigma` makes 0.5 of it, about the spread of targets over the region: a network that knows nothing yet should say so.
 At 0 it would claim 0.1, and the likelihood of the first steps would be steep with errors of five and more σ."""
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What a network is made of: enough to build it again around saved weights.
-
-    Attributes:
-        backbone: `tiny`, `small`, `base`, `large`, or the name of any ConvNeXt (V1 or V2) in timm, tagged or not.
-        dropout: probability in both heads.
-        freeze_backbone: the backbone keeps its weights; only neck and heads learn.
-        gradient_checkpointing: activations of the backbone are computed again in the backward pass instead of being kept.
-        drop_path: stochastic depth of the backbone's last block; earlier ones get less, linearly (ConvNeXt paper, appendix A).
-
-    Raises:
-        UsageError: when a value is impossible; the message names it.
-    """
-
-    backbone: str = "large"
-    dropout: float = 0.1
-    freeze_backbone: bool = False
-    gradient_checkpointing: bool = False
-    drop_path: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_backbone(self.backbone)
-        for name in ("dropout", "drop_path"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:  # NaN is not, either
-                raise UsageError(f"{name} is {value!r}, not a probability from 0 to below 1; 0 turns it off")
-        for name in ("freeze_backbone", "gradient_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name} is {getattr(self, name)!r}, not true or false; set one of them")
-
-    @property
-    def timm_name(self) -> str:
-        """The backbone as timm knows it."""
-        return SIZES.get(self.backbone, self.backbone)
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
-        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        if odd := differing_fields(cls, values):
-            raise UsageError(
-                f"{source} does not hold a network this version understands: fields {odd} differ; use a matching version"
-            )
-        return cls(**values)
 
 
 class LocalizationNet(nn.Module):
@@ -141,103 +86,6 @@ class LocalizationNet(nn.Module):
         return self
 
 
-@dataclass(frozen=True)
-class WeightsReport:
-    """What became of the tensors in a weights file, by name.
-
-    Attributes:
-        path: the file.
-        loaded: copied into the backbone.
-        skipped: in the file, but not in the backbone: its classifier, or parts of another architecture.
-        mismatched: in both, with another shape or not floating-point: `name (found, wanted)`.
-        missing: in the backbone, but not in the file: they keep the values they had.
-    """
-
-    path: Path
-    loaded: tuple[str, ...]
-    skipped: tuple[str, ...]
-    mismatched: tuple[str, ...]
-    missing: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """One line for a log."""
-        parts = [f"loaded {len(self.loaded)} tensors from {self.path}"]
-        for label, names in (
-            ("skipped", self.skipped),
-            ("of another shape or type", self.mismatched),
-            ("not in the file", self.missing),
-        ):
-            if names:
-                parts.append(f"{len(names)} {label} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})")
-        return "; ".join(parts)
-
-
-def load_weights(net: LocalizationNet, path: Path | str) -> WeightsReport:
-    """Starts the backbone from a timm checkpoint, without any network.
-
-    Args:
-        net: its backbone is changed in place, and only when this returns.
-        path: a `.safetensors` file. Nothing else: a pickle (`.pth`, `.pt`, `.bin`) runs whatever code its author put there.
-
-    Returns:
-        What was loaded, and what was not.
-
-    Raises:
-        UsageError: when the file is absent, damaged, of another kind, not finite, or holds nothing that fits.
-    """
-    path = Path(path)
-    found = _read_safetensors(path)
-    wanted: dict[str, Tensor] = net.backbone.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in found.items()
-        if name in wanted and tensor.shape == wanted[name].shape and tensor.is_floating_point()
-    }
-    mismatched = sorted((found.keys() & wanted.keys()) - fitting.keys())
-    report = WeightsReport(
-        path,
-        loaded=tuple(sorted(fitting)),
-        skipped=tuple(sorted(found.keys() - wanted.keys())),
-        mismatched=tuple(f"{name} ({_describe(found[name])}, {_describe(wanted[name])})" for name in mismatched),
-        missing=tuple(sorted(wanted.keys() - found.keys())),
-    )
-    if not fitting:
-        raise UsageError(
-            f"{path} holds {len(found)} tensors, none of which fits the backbone {net.spec.timm_name} ({report}); "
-            f"give a timm checkpoint of {net.spec.timm_name}, or the --backbone that the file was made for"
-        )
-    bad = [name for name, tensor in fitting.items() if not tensor.isfinite().all()]
-    if bad:
-        raise UsageError(f"{path}: {', '.join(bad[:4])} hold NaN or infinity, and weights are finite; download the file again")
-    net.backbone.load_state_dict(fitting, strict=False)
-    return report
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if path.suffix != ".safetensors":
-        raise UsageError(
-            f"{path} is not a .safetensors file, the only kind of weights read here because it can hold no code; "
-            "convert it with safetensors.torch.save_file, or download the model's .safetensors"
-        )
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UsageError(
-            f"{path} is damaged, cut short or no .safetensors inside ({error}); wanted a complete one: fetch it again"
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read ({error.strerror or error}); give a .safetensors file that exists and is readable"
-        ) from error
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {'×'.join(map(str, tensor.shape)) or 'scalar'}"
-
-
 def _create_backbone(spec: NetworkSpec, *, pretrained: bool) -> nn.Module:
     declare_missing_ops()
     import timm
@@ -259,24 +107,6 @@ def _create_backbone(spec: NetworkSpec, *, pretrained: bool) -> nn.Module:
             f"the hub with timm's pretrained weights of {spec.timm_name} does not answer ({cause}); try again where it can be "
             "reached, or fetch the model's .safetensors there and give it with --weights"
         ) from error
-
-
-@cache
-def _timm_names() -> frozenset[str]:
-    declare_missing_ops()
-    import timm
-
-    return frozenset(timm.list_models(module="convnext")) | frozenset(timm.list_models(module="convnext", pretrained=True))
-
-
-def _check_backbone(name: object) -> None:
-    if isinstance(name, str) and (name in SIZES or name in _timm_names()):
-        return
-    close = difflib.get_close_matches(str(name), [*SIZES, *sorted(_timm_names())], n=3)
-    raise UsageError(
-        f"backbone is {name!r}, neither one of {', '.join(SIZES)} nor the name of a ConvNeXt in timm; "
-        + (f"did you mean {' or '.join(close)}?" if close else "list them with timm.list_models(module='convnext')")
-    )
 
 
 def _head(dropout: float) -> nn.Sequential:

@@ -11,7 +11,7 @@ from featurestore.errors import UsageError
 from featurestore.tensor.spec import differing_fields
 from trainer.network.augment import AugmentSpec
 from trainer.network.loss import LossSpec
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.spec import SessionSpec
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from featurestore.care.compact.copy_chunks import MergeChunk, Source, merge_chunk
 from featurestore.care.compact.row_order import Index, SetRows
-from featurestore.cluster import open_runner
+from featurestore.cluster.runner import open_runner
 from featurestore.objects.objects import Objects
 from featurestore.progress import Progress
 from featurestore.store import write_segments

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featurestore.cluster import open_runner
+from featurestore.cluster.runner import open_runner
 from featurestore.corpus.simulate.render import Session
 from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import RECEIVERS

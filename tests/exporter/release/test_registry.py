@@ -15,8 +15,9 @@ from exports_for_tests import invoke, json_of, published
 
 from exporter.graph.onnx_file import ExportedGraph
 from exporter.release.latest import promote, read_release
+from exporter.release.publish import claimed, publish
 from exporter.release.registry import Registry, RegistryRequest, mlmodel, open_registry, signature
-from exporter.release.release import MLMODEL, Release, Version, claimed, publish
+from exporter.release.release import MLMODEL, Release, Version
 from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
 from trainer.network.checkpoints import Checkpoint

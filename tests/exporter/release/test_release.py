@@ -15,7 +15,8 @@ import pytest
 from exports_for_tests import invoke, json_of
 
 from exporter.release.latest import promote, read_latest, read_release, rollback
-from exporter.release.release import CLAIM, MARKER, Release, Version, claim, claimed, list_releases, publish
+from exporter.release.publish import claim, claimed, publish
+from exporter.release.release import CLAIM, MARKER, Release, Version, list_releases
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Location, Objects, open_objects
 
@@ -25,7 +26,9 @@ ABOUT = {"feature_set": "0123456789ab", "precision": "fp32"}
 KILLED = """
 import os, sys
 from pathlib import Path
-from exporter.release.release import MARKER, claimed, publish, Version
+from exporter.release.publish import claimed
+from exporter.release.publish import publish
+from exporter.release.release import MARKER, Version
 from featurestore.objects.objects import Objects, open_objects
 put = Objects.put_json
 def put_or_die(self, key, value, **how):

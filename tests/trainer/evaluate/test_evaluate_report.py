@@ -25,7 +25,7 @@ from trainer.evaluate.charts import distance_groups, nearest_km
 from trainer.evaluate.curves import read_run, training_section
 from trainer.fitting.request import Hardware, TrainRequest
 from trainer.network.geometry import geodesic_m
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 SECTIONS = ["How well", "Is σ right?", "Map", "Where errors are", "Worst cases", "Training", "What was evaluated"]

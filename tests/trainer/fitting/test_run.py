@@ -25,7 +25,7 @@ from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.request import Hardware
 from trainer.network.augment import AugmentSpec
 from trainer.network.checkpoints import Checkpoint
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 

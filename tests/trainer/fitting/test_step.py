@@ -27,7 +27,7 @@ from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.guard import adamw, clip_or_skip
 from trainer.fitting.request import Hardware
 from trainer.fitting.step_log import LOOK_EVERY, MAX_BAD_STEPS, StepLog, StepSums
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.training_spec import OptimizerSpec
 
 WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}

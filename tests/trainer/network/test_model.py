@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from featurestore.errors import ServiceUnavailableError, UsageError
-from trainer.network.model import LocalizationNet, NetworkSpec, load_weights
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.torchvision_ops import declare_missing_ops
+from trainer.network.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "test_convnext"  # timm's own for tests: 0.2 M parameters, of the same code as the large ones

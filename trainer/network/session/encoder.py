@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.network.model import LocalizationNet, NetworkSpec
+from trainer.network.model import LocalizationNet
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.spec import LEVELS
 
 HIDDEN = 128

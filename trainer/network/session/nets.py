@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.network.loss import bounded_sigma
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.density import Located, Mixture, locate
 from trainer.network.session.encoder import make_encoder
 from trainer.network.session.radio_map import NEAREST_M, REFERENCE_M, RadioMap

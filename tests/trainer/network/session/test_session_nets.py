@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featurestore.place import density as numpy_density
 from trainer.network.geometry import Region
-from trainer.network.model import NetworkSpec
+from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.density import Mixture, locate
 from trainer.network.session.nets import RadioMapNet, SessionNet, make_session_net
 from trainer.network.session.radio_map import RadioMap

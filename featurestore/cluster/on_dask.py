@@ -1,38 +1,26 @@
-"""Where tasks run: in this process, on a local Dask cluster, or on one that exists; the same results from all three."""
+"""Tasks on a Dask cluster, few at a time: a lost worker's run again, and a lost scheduler is noticed."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
-import os
 import pickle
-import re
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from featurestore.errors import HeimdallError, ServiceUnavailableError, UsageError, first_line
-from featurestore.progress import Progress
-from featurestore.redaction import without_credentials
+from featurestore.errors import HeimdallError, ServiceUnavailableError, first_line
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-IN_PROCESS_TASKS = 3
-"""Up to so many tasks a cluster's start would cost more than it saves."""
-
 TASKS_IN_FLIGHT_PER_THREAD = 3
 """Enough that no worker waits for its next task, so few that the scheduler never holds a whole plan."""
-
-CONNECT_TIMEOUT_S = 10
 
 LOOK_INTERVAL_S = 5.0
 """When no task has ended for so long, the scheduler is asked whether it is there, and has workers."""
@@ -47,37 +35,6 @@ LOCAL_WORKERLESS_S = 60.0
 """Worker processes of this machine that are all gone are back within seconds, unless something kills them again and again."""
 
 CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
-
-WORKER_ENVIRONMENT = {
-    # Dask's nanny starts workers so that every large temporary goes back to the kernel and is faulted in again.
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-}
-
-
-QUIET = {
-    # Dask looks after itself all the time, and each look takes the GIL from a worker's computation: at the usual intervals
-    # of 10 and 20 ms, 15% of the build's time goes there.
-    "distributed.admin.tick.interval": "1s",
-    # Its profiler can also stop a worker for good: on Python 3.11, sys._current_frames() may collect garbage while it holds a
-    # lock that collecting takes, too (CPython issue 106883).
-    "distributed.worker.profile.enabled": False,
-}
-
-
-class Runner(Protocol):
-    """Applies one function to many tasks."""
-
-    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """The results, as they become ready, in no particular order; a task's exception is raised."""
-
-
-class InProcess:
-    """The serial twin of the cluster."""
-
-    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """One task after the other."""
-        return map(function, tasks)
 
 
 @dataclass(frozen=True)
@@ -207,105 +164,3 @@ class OnDask:
             f"the Dask scheduler at {self._scheduler} does not answer any more ({reason}); "
             "start one, then run the same command again to go on from here"
         )
-
-
-@contextmanager
-def open_runner(workers: int | None, scheduler: str | None, progress: Progress, n_tasks: int) -> Iterator[Runner]:
-    """A runner for `n_tasks` tasks.
-
-    Args:
-        workers: processes on this machine; 0 works in this process, `None` decides by the amount of work.
-        scheduler: address of a Dask scheduler to use instead, as `tcp://host:8786`.
-        progress: is told the dashboard's address.
-        n_tasks: how many tasks there will be.
-
-    Raises:
-        UsageError: when `scheduler` is no address.
-        ServiceUnavailableError: when no scheduler answers there.
-    """
-    if n_tasks == 0 or (scheduler is None and (workers == 0 or (workers is None and n_tasks <= IN_PROCESS_TASKS))):
-        yield InProcess()
-        return
-    with _silent_dask(), _client(workers, scheduler) as client:
-        progress.say(f"Dask dashboard: {client.dashboard_link}")
-        yield OnDask(client, scheduler)
-
-
-@contextmanager
-def _silent_dask() -> Iterator[None]:
-    """Keep Dask's log lines off stderr: what matters of them comes as one of our errors, the rest is of no use to anybody."""
-    import distributed
-
-    names = [distributed.__name__, *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))]
-    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
-    try:
-        for logger in levels:
-            logger.setLevel(logging.CRITICAL + 1)
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-def connect(scheduler: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Any:
-    """A Dask client of a scheduler that exists.
-
-    Raises:
-        UsageError: when `scheduler` is no address.
-        ServiceUnavailableError: when nobody answers there.
-    """
-    from distributed import Client
-
-    # A malformed address is noticed here: a Client that was never opened takes 20 s and a traceback to go away.
-    if not re.fullmatch(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}", scheduler):
-        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
-    try:
-        return Client(scheduler, timeout=timeout_s, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise ServiceUnavailableError(
-            f"no Dask scheduler answers at {scheduler} ({first_line(error)}); start one with 'dask scheduler', or leave "
-            "--scheduler out"
-        ) from error
-
-
-@contextmanager
-def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
-    from distributed import Client
-
-    if scheduler is not None:
-        with connect(scheduler) as client:
-            yield client
-        return
-    with local_cluster(workers or len(os.sched_getaffinity(0))) as cluster, Client(cluster, set_as_default=False) as client:
-        yield client
-
-
-@contextmanager
-def local_cluster(n_workers: int) -> Iterator[Any]:
-    """A Dask cluster of processes on this machine, with one thread each; its dashboard is on a free port of 127.0.0.1."""
-    import dask
-    from distributed import LocalCluster
-
-    environment = {**dask.config.get("distributed.nanny.pre-spawn-environ", {}), **WORKER_ENVIRONMENT}
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment, **QUIET}), ExitStack() as stack:
-        # Ctrl-C reaches every process of a terminal, and the end of a service every one of its group: workers must leave it
-        # to this process to end them. Threads and processes inherit what is blocked, those that Dask starts later, too.
-        resource_tracker.ensure_running()  # or the first process that is spawned starts it, which unblocks both
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL + 1,
-            )
-            stack.enter_context(cluster)
-        except RuntimeError as error:
-            raise HeimdallError(
-                f"{n_workers} worker processes could not be started ({first_line(error.__cause__ or error)}); "
-                "start fewer (--workers), or work in this process (--workers 0)"
-            ) from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield cluster
