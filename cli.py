@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import click
 
-from exporter.commands import export, predict, releases_group
+from exporter.commands.export import export
+from exporter.commands.predict import predict
+from exporter.commands.releases import releases_group
 from featurestore.commands.build import build_features
 from featurestore.commands.features import features_group
 from featurestore.commands.inputs import demo, ingest, services_group, simulate
 from featurestore.commands.locate import locate
 from featurestore.commands.pairs import build_pairs
 from featurestore.commands.shell import CONTEXT, Group
-from trainer.commands import doctor, evaluate, sweep, train
+from trainer.commands.doctor import doctor
+from trainer.commands.evaluate import evaluate
+from trainer.commands.sweep import sweep
+from trainer.commands.train import train
 
 
 @click.group(cls=Group, context_settings=CONTEXT)

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from cli import main
-from exporter.commands import predict
+from exporter.commands.predict import predict
 from exporter.predict import predict as predicting
 from featurestore.services import Running, foreground
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, SCHEDULER, WORKERS, Place, emit
+from featurestore.commands.shell import CATALOG, SCHEDULER, WORKERS, Place, reported
+
+if TYPE_CHECKING:
+    from featurestore.progress import Progress
 
 _SPLIT = (
     click.option("--val-fraction", default=0.1, show_default=True, help="Share of sessions for validation."),
@@ -96,9 +99,9 @@ def SPLIT_OPTIONS(command: Callable[..., None]) -> Callable[..., None]:  # noqa:
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @WORKERS
 @SCHEDULER
-@JSON
-@QUIET
+@reported
 def build_features(
+    progress: Progress,
     *,
     catalog: str,
     raw: str,
@@ -107,11 +110,9 @@ def build_features(
     split_seed: int,
     split_by: str,
     fold: str | None,
-    as_json: bool,
-    quiet: bool,
     dry_run: bool,
     **options: Any,
-) -> None:
+) -> Any:
     """Turn every approved capture into log-mel tensors: catalog + raw captures → a feature set.
 
     Only what is not in the store yet is computed: newly approved captures cost themselves, another split or a corrected
@@ -128,7 +129,6 @@ def build_features(
     from featurestore.build.build import BuildRequest, build
     from featurestore.build.preview import preview
     from featurestore.objects.objects import Location
-    from featurestore.progress import on_stderr
     from featurestore.source.catalog import read_query
     from featurestore.tensor.spec import FeatureSpec, SplitSpec
 
@@ -137,6 +137,4 @@ def build_features(
     split = SplitSpec(**arcs, seed=split_seed, by=split_by, fold=None if fold is None else SplitSpec.parse_fold(fold))
     query = None if query_file is None else read_query(query_file)
     request = BuildRequest(catalog, Location.parse(raw), Location.parse(store), spec, split, query, **options)
-    with on_stderr(quiet) as progress:
-        report = preview(request, progress) if dry_run else build(request, progress)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+    return preview(request, progress) if dry_run else build(request, progress)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RECEIVERS, SCHEDULER, STORE, WORKERS, Place, emit
+from featurestore.commands.shell import (
+    CATALOG,
+    JSON,
+    QUIET,
+    RECEIVERS,
+    SCHEDULER,
+    STORE,
+    WORKERS,
+    Place,
+    emit,
+    emit_report,
+    reported,
+)
+
+if TYPE_CHECKING:
+    from featurestore.progress import Progress
 
 
 @click.group("features")
@@ -34,7 +49,8 @@ def list_features(store: str, pairs: bool, as_json: bool) -> None:
     """
     from featurestore.look.overview import list_lines, summarize
 
-    emit(summarize(f"{store}/pairs" if pairs else store), as_json, lambda found: click.echo("\n".join(list_lines(found))))
+    found = summarize(f"{store}/pairs" if pairs else store)
+    emit(found, as_json, list_lines(found))
 
 
 @features_group.command("show")
@@ -58,7 +74,7 @@ def show_features(version: str, store: str, as_json: bool, quiet: bool) -> None:
 
     with on_stderr(quiet) as progress:
         found = show(store, version, progress)
-    emit(found, as_json, lambda shown: click.echo("\n".join(show_lines(shown))))
+    emit(found, as_json, show_lines(found))
 
 
 @features_group.command("report")
@@ -147,7 +163,7 @@ def verify_features(
     check = DeepCheck(Location.parse(raw), rows, seed) if deep and raw is not None else None
     with on_stderr(quiet) as progress:
         found = verify_pairs(store, version, progress) if pairs else verify(store, version, progress, check)
-    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+    emit_report(found, as_json)
     found.require_sound()
 
 
@@ -180,16 +196,15 @@ def repair_features(version: str, store: str, raw: str | None, catalog: str, dry
     )
     with on_stderr(quiet) as progress:
         report = repair(request, progress)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+    emit_report(report, as_json)
     report.require_sound()
 
 
 @features_group.command("trace")
 @click.argument("capture_id", type=int)
 @STORE
-@JSON
-@QUIET
-def trace_features(capture_id: int, store: str, as_json: bool, quiet: bool) -> None:
+@reported
+def trace_features(progress: Progress, capture_id: int, store: str) -> Any:
     """Find a capture, by its id in the catalog: in which sets, rows, windows and splits it is, or why it was rejected.
 
     \b
@@ -198,20 +213,16 @@ def trace_features(capture_id: int, store: str, as_json: bool, quiet: bool) -> N
       heimdall features trace 4711 --store s3://features --json
     """
     from featurestore.look.trace import trace
-    from featurestore.progress import on_stderr
 
-    with on_stderr(quiet) as progress:
-        found = trace(store, capture_id, progress)
-    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+    return trace(store, capture_id, progress)
 
 
 @features_group.command("diff")
 @click.argument("a")
 @click.argument("b", default="latest")
 @STORE
-@JSON
-@QUIET
-def diff_features(a: str, b: str, store: str, as_json: bool, quiet: bool) -> None:
+@reported
+def diff_features(progress: Progress, a: str, b: str, store: str) -> Any:
     """Compare feature set A with B: parameters, captures, labels, splits, counts, statistics. Each may be a tag.
 
     \b
@@ -220,11 +231,8 @@ def diff_features(a: str, b: str, store: str, as_json: bool, quiet: bool) -> Non
       heimdall features diff baseline candidate --store s3://features --json
     """
     from featurestore.look.diff import difference
-    from featurestore.progress import on_stderr
 
-    with on_stderr(quiet) as progress:
-        found = difference(store, a, b, progress)
-    emit(found.to_json(), as_json, lambda _: click.echo("\n".join(found.lines())))
+    return difference(store, a, b, progress)
 
 
 @features_group.command("tag")
@@ -257,9 +265,8 @@ def tag_features(version: str, name: str, store: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @WORKERS
 @SCHEDULER
-@JSON
-@QUIET
-def compact_features(*, as_json: bool, quiet: bool, **options: Any) -> None:
+@reported
+def compact_features(progress: Progress, **options: Any) -> Any:
     """Merge the segments of a feature set into one. VERSION may be a tag; default: the latest.
 
     Publishes a set of the same rows and labels; latest moves to it if it named the old one, tags stay, and builds go on
@@ -271,11 +278,8 @@ def compact_features(*, as_json: bool, quiet: bool, **options: Any) -> None:
       heimdall features compact baseline --store s3://features --workers 4
     """
     from featurestore.care.compact.compact import CompactRequest, compact
-    from featurestore.progress import on_stderr
 
-    with on_stderr(quiet) as progress:
-        report = compact(CompactRequest(**options), progress)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+    return compact(CompactRequest(**options), progress)
 
 
 @features_group.command("gc")
@@ -321,4 +325,4 @@ def gc_features(*, store: str, keep: int, min_age: str, dry_run: bool, yes: bool
         with on_stderr(quiet) as progress:
             reports = [sweep(*each, progress) for each in surveys]
     found = {**reports[0].to_json(), **({"pairs": reports[1].to_json()} if len(reports) > 1 else {})}
-    emit(found, as_json, lambda _: click.echo("\n".join(line for report in reports for line in report.lines())))
+    emit(found, as_json, (line for report in reports for line in report.lines()))

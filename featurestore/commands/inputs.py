@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RAW_TO, emit
+from featurestore.commands.shell import CATALOG, JSON, QUIET, RAW_TO, emit, emit_report, reported
+
+if TYPE_CHECKING:
+    from featurestore.progress import Progress
 
 
 @click.group("services")
@@ -53,7 +56,7 @@ def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool,
     from featurestore.services import foreground
 
     def announce(running: services.Running) -> None:
-        emit(foreground.environment(running), as_json, lambda _: click.echo(foreground.exports(running)))
+        emit(foreground.environment(running), as_json, [foreground.exports(running)])
 
     with on_stderr() as progress:
         context = services.running(directory, postgres=not no_postgres, s3=not no_s3 and (s3_server or True))
@@ -104,19 +107,17 @@ def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool,
 )
 @click.option("--workers", type=click.IntRange(min=0), default=None, help="Worker processes; 0 works in this process.")
 @click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", default=None, metavar="ADDR", help="Dask scheduler to use.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-@QUIET
+@reported
 def simulate(
+    progress: Progress,
     *,
     raw: str,
     catalog: str,
     truth: Path | None,
     workers: int | None,
     scheduler: str | None,
-    as_json: bool,
-    quiet: bool,
     **options: Any,
-) -> None:
+) -> Any:
     """Write a physically credible corpus: captures, catalog rows and the truth about them.
 
     The same options write the same bytes, whatever the number of workers. More sessions of the same seed add to those
@@ -129,17 +130,14 @@ def simulate(
       heimdall simulate --raw ./raw --sites uniform --clock gps --sample-rate-hz 48000
       heimdall simulate --raw ./raw --approved-fraction 0.8 --broken-fraction 0.05 --truth ./truth.csv
     """
-    from featurestore.corpus.simulate.simulate import Destination, describe
+    from featurestore.corpus.simulate.simulate import Destination
     from featurestore.corpus.simulate.simulate import simulate as write_corpus
     from featurestore.corpus.simulate.simulation_spec import SimulationSpec
     from featurestore.objects.objects import Location
-    from featurestore.progress import on_stderr
 
     spec = SimulationSpec(**options)
     destination = Destination(Location.parse(raw), catalog, truth)
-    with on_stderr(quiet) as progress:
-        report = write_corpus(spec, destination, progress, workers=workers, scheduler=scheduler)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(describe(report))))
+    return write_corpus(spec, destination, progress, workers=workers, scheduler=scheduler)
 
 
 @click.command()
@@ -198,7 +196,7 @@ def ingest(
 
     with on_stderr(quiet) as progress:
         result = bring_in(directory, labels, Location.parse(raw), catalog, IngestOptions(**options), progress)
-    emit(result.to_json(), as_json, lambda _: click.echo("\n".join(result.lines())))
+    emit_report(result, as_json)
     require_quality(result, strict)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import JSON, QUIET, emit
+from featurestore.commands.shell import reported
+
+if TYPE_CHECKING:
+    from featurestore.progress import Progress
 
 
 @click.command()
@@ -39,9 +43,9 @@ from featurestore.commands.shell import JSON, QUIET, emit
 @click.option(
     "--margin-km", type=float, help="How far beyond the receivers to search.  [default: as far as they are apart, at least 50]"
 )
-@JSON
-@QUIET
+@reported
 def locate(
+    progress: Progress,
     *,
     recordings: tuple[Path, ...],
     receivers: Path,
@@ -50,9 +54,7 @@ def locate(
     band_hz: tuple[float, float] | None,
     max_seconds: float,
     margin_km: float | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+) -> Any:
     """Locate a transmitter by when receivers hear it: from RECORDINGS of one transmission, one per receiver.
 
     Needs no training, no database and no store, but times: KiwiSDR WAVs with GPS stamps, or SigMF with core:datetime and
@@ -68,7 +70,6 @@ def locate(
     from featurestore.locate.locate import LocateOptions
     from featurestore.locate.locate import locate as find
     from featurestore.page.page import require_place
-    from featurestore.progress import on_stderr
 
     options = LocateOptions(path_sigma_us * 1e-6, max_seconds, band_hz or None, margin_km)
     if html is not None:
@@ -76,12 +77,11 @@ def locate(
 
         require_matplotlib()
         require_place(html)
-    with on_stderr(quiet) as progress:
-        located = find(recordings, receivers, options, progress)
-        if html is not None:
-            from featurestore.locate.page import save_page
+    located = find(recordings, receivers, options, progress)
+    if html is not None:
+        from featurestore.locate.page import save_page
 
-            progress.start("page", 1, "pages")
-            save_page(located, html)
-            progress.advance(1)
-    emit(located.to_json(), as_json, lambda _: click.echo("\n".join(located.lines())))
+        progress.start("page", 1, "pages")
+        save_page(located, html)
+        progress.advance(1)
+    return located

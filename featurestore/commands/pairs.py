@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurestore.commands.build import SPLIT_OPTIONS
-from featurestore.commands.shell import CATALOG, JSON, QUIET, SCHEDULER, WORKERS, Place, emit
+from featurestore.commands.shell import CATALOG, SCHEDULER, WORKERS, Place, reported
+
+if TYPE_CHECKING:
+    from featurestore.progress import Progress
 
 
 @click.command("build-pairs")
@@ -47,22 +50,20 @@ from featurestore.commands.shell import CATALOG, JSON, QUIET, SCHEDULER, WORKERS
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @WORKERS
 @SCHEDULER
-@JSON
-@QUIET
+@reported
 def build_pairs(
+    progress: Progress,
     *,
     catalog: str,
     raw: str,
     store: str,
     query_file: Path | None,
     dry_run: bool,
-    as_json: bool,
-    quiet: bool,
     split_seed: int,
     split_by: str,
     fold: str | None,
     **options: Any,
-) -> None:
+) -> Any:
     """Correlate every two receivers of each session whose captures have start times, and publish a pair set.
 
     A pair's feature is its correlation over lags, from which a place follows (docs/time.md). Sessions correlated before are
@@ -78,7 +79,6 @@ def build_pairs(
     from featurestore.pairs.build import PairBuildRequest, preview_pairs
     from featurestore.pairs.build import build_pairs as build
     from featurestore.pairs.spec import PairSpec
-    from featurestore.progress import on_stderr
     from featurestore.source.catalog import read_query
     from featurestore.tensor.spec import SplitSpec
 
@@ -88,6 +88,4 @@ def build_pairs(
     split = SplitSpec(**arcs, seed=split_seed, by=split_by, fold=None if fold is None else SplitSpec.parse_fold(fold))
     query = None if query_file is None else read_query(query_file)
     request = PairBuildRequest(catalog, Location.parse(raw), Location.parse(store), spec, split, query, **options)
-    with on_stderr(quiet) as progress:
-        report = preview_pairs(request, progress) if dry_run else build(request, progress)
-    emit(report.to_json(), as_json, lambda _: click.echo("\n".join(report.lines())))
+    return preview_pairs(request, progress) if dry_run else build(request, progress)

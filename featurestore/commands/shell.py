@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -73,12 +74,24 @@ def fail(message: str, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """Print a result: as one JSON object, or by `show`."""
-    if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    else:
-        show(result)
+class Report(Protocol):
+    """What most commands print."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for machines."""
+
+    def lines(self) -> Iterable[str]:
+        """For people."""
+
+
+def emit(result: object, as_json: bool, lines: Iterable[str]) -> None:
+    """Print a result: as one JSON object, or its lines, which are not made otherwise if they are a generator."""
+    click.echo(json.dumps(result, allow_nan=False) if as_json else "\n".join(lines))
+
+
+def emit_report(report: Report, as_json: bool) -> None:
+    """Print a report: as one JSON object, or its lines."""
+    click.echo(json.dumps(report.to_json(), allow_nan=False) if as_json else "\n".join(report.lines()))
 
 
 def share_cores() -> None:
@@ -127,3 +140,26 @@ SCHEDULER = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
+def reported(run: Callable[..., Report | None]) -> Callable[..., None]:
+    """Give a command `--json` and `--quiet`, and print the report that it returns.
+
+    Args:
+        run: the command. Its first argument is told how far it is (a `Progress`), the others are its own options. It may return
+            nothing, and then nothing is printed.
+    """
+
+    @JSON
+    @QUIET
+    @wraps(run)
+    def command(*, as_json: bool, quiet: bool, **options: Any) -> None:
+        share_cores()
+        from featurestore.progress import on_stderr
+
+        with on_stderr(quiet) as progress:
+            report = run(progress, **options)
+        if report is not None:
+            emit_report(report, as_json)
+
+    return command

@@ -59,6 +59,18 @@ class SimulationReport:
         """All fields."""
         return asdict(self)
 
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"{self.captures:,} captures of {self.sessions:,} sessions ({self.approved:,} approved) in {self.raw}"
+        yield f"catalog: {self.inserted:,} rows new, {self.updated:,} changed, {self.unchanged:,} as they were"
+        if self.left_out:
+            yield f"left out: {self.left_out:,} captures below the lowest SNR"
+        if self.broken:
+            yield "broken: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.broken.items()))
+        yield f"truth: {self.truth}"
+        yield f"receivers: {self.receivers}"
+        yield f"{self.bytes / 1e6:,.0f} MB in {self.seconds:.1f} s"
+
 
 @dataclass(frozen=True)
 class SessionRange:
@@ -199,16 +211,3 @@ def _report(
         truth=truth_name,
         receivers=f"{destination.raw}/{RECEIVERS_KEY}",
     )
-
-
-def describe(report: SimulationReport) -> Iterator[str]:
-    """The report as lines for people."""
-    yield f"{report.captures:,} captures of {report.sessions:,} sessions ({report.approved:,} approved) in {report.raw}"
-    yield f"catalog: {report.inserted:,} rows new, {report.updated:,} changed, {report.unchanged:,} as they were"
-    if report.left_out:
-        yield f"left out: {report.left_out:,} captures below the lowest SNR"
-    if report.broken:
-        yield "broken: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(report.broken.items()))
-    yield f"truth: {report.truth}"
-    yield f"receivers: {report.receivers}"
-    yield f"{report.bytes / 1e6:,.0f} MB in {report.seconds:.1f} s"
