@@ -155,6 +155,10 @@ IO = {"boto3", "obstore", "psycopg", "zarr", "dask", "distributed"}
 """What a pure module does not load, by itself or through others."""
 
 
+LONG = 300
+"""Lines of a file from which on it has to say why."""
+
+
 def modules() -> dict[str, Path]:
     """Every module of the product, by its dotted name."""
     found = {}
@@ -238,6 +242,14 @@ def test_every_wing_says_what_lives_in_it() -> None:
     for module, path in MODULES.items():
         if path.name == "__init__.py":
             assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, module
+
+
+def test_long_files_say_why() -> None:
+    """A page of code that a reader holds in mind; what is longer says at its head why it is not parted."""
+    for path in MODULES.values():
+        text = path.read_text()
+        if len(text.splitlines()) > LONG:
+            assert f"onger than {LONG} lines, because" in (ast.get_docstring(ast.parse(text)) or ""), path
 
 
 def test_only_the_build_side_touches_the_catalog_and_dask() -> None:
