@@ -17,7 +17,7 @@ from cli import main
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("featurestore", "trainer", "exporter")
 
-SMALL = {"errors", "progress", "redaction", "software", "text_table", "whole_file"}
+SMALL = {"errors", "option", "progress", "redaction", "software", "text_table", "whole_file"}
 """Single files of `featurestore/` that every wing of it may use."""
 
 WINGS: dict[str, set[str]] = {
