@@ -86,8 +86,9 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict s3://models captures --sample-rate-hz 192000 --out regions.geojson
     """
     share_cores()
-    from exporter.predict.predict import PredictRequest, format_of
+    from exporter.predict.predict import format_of
     from exporter.predict.predict import predict as run_prediction
+    from exporter.predict.request import PredictRequest
     from featurestore.progress import on_stderr
     from featurestore.whole_file import whole_file
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from featurestore.errors import UsageError
 from featurestore.option import PAIRS, option
-from featurestore.tensor.spec import canonical_json, differing_fields, digest
+from featurestore.tensor.spec import NamedSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PairSpec:
+class PairSpec(NamedSpec):
     """Every parameter that changes how a pair correlates. Lags are evenly spaced; the occupied bins are found within the band.
 
     Raises:
@@ -71,23 +71,3 @@ class PairSpec:
 
         unbounded = self.band_low_hz is None and self.band_high_hz is None
         return PairOptions(self.max_lag_us * 1e-6, self.pair_seconds, None if unbounded else self.band)
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], source: str) -> Self:
-        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        if odd := differing_fields(cls, values):
-            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
-        return cls(**values)
-
-    @property
-    def id(self) -> str:
-        """The spec's name: digest of its canonical JSON."""
-        return digest(self.canonical())
-
-    def canonical(self) -> str:
-        """The text that names the spec, and the content of `spec.json`."""
-        return canonical_json(self.to_json())

@@ -39,6 +39,31 @@ def differing_fields(kind: type[DataclassInstance], values: Mapping[str, Any]) -
     return ", ".join(sorted({field.name for field in fields(kind)}.symmetric_difference(values)))
 
 
+@dataclass(frozen=True)
+class NamedSpec:
+    """Parameters that decide values, and a name that tells them: the digest of their canonical JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> Self:
+        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        if odd := differing_fields(cls, values):
+            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """The spec's name."""
+        return digest(self.canonical())
+
+    def canonical(self) -> str:
+        """The text that names the spec, and the content of `spec.json`."""
+        return canonical_json(self.to_json())
+
+
 def _integral(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _integral(item) for key, item in value.items()}
@@ -50,7 +75,7 @@ def _integral(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class FeatureSpec:
+class FeatureSpec(NamedSpec):
     """Every parameter that changes a tensor's values. The window is periodic, as `scipy.signal.get_window` makes it.
 
     Raises:
@@ -139,25 +164,13 @@ class FeatureSpec:
 
     def to_json(self) -> dict[str, Any]:
         """All fields, with `f_max_hz` resolved; without `align` where that is `none`, as in specs of before there was one."""
-        values = asdict(self)
+        values = super().to_json()
         return values if self.align != "none" else {name: value for name, value in values.items() if name != "align"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> Self:
-        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        values = {"align": "none", **values}
-        if odd := differing_fields(cls, values):
-            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
-        return cls(**values)
-
-    @property
-    def id(self) -> str:
-        """The spec's name: digest of its canonical JSON."""
-        return digest(self.canonical())
-
-    def canonical(self) -> str:
-        """The text that names the spec, and the content of `spec.json`."""
-        return canonical_json(self.to_json())
+        """The spec that `source` holds, also of before there was `align`; `UsageError` names unknown or missing fields."""
+        return super().from_json({"align": "none", **values}, source)
 
 
 def parse_fold(text: str) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from featurestore.look.report.distributions import Values
 from featurestore.look.report.examples import choose_examples
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.maps import SPLIT_COLOURS, draw_map, find_places
+from featurestore.look.report.set_pictures import sample_chunks
 from featurestore.look.report.set_report import ReportRequest, write_set_report
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.objects.objects import Location
@@ -42,7 +43,6 @@ from featurestore.source.catalog_writing import create_table
 from featurestore.source.receivers import Receivers
 from featurestore.store.bases import Basis
 from featurestore.store.feature_set import FeatureSet, open_set
-from featurestore.store.read_rows import read_rows, sample_chunks
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import FeatureSpec
 
@@ -227,7 +227,7 @@ def test_values_and_levels_are_those_of_the_store(world: World) -> None:
     assert values.largest == pytest.approx(np.abs(wide).max(axis=(0, 2, 3)))
     assert values.normalized.sum(axis=1).tolist() == [wide[:, 0].size] * 3
     some = served[[0, 5, len(served) - 1]]
-    tensors = read_rows(opened, some)
+    tensors = opened.read_rows(some)
     assert np.array_equal(tensors, normalized[some])
     assert to_decibels(opened.basis, tensors) == pytest.approx(logmel[some], abs=0.05)
 

@@ -10,7 +10,6 @@ import numpy as np
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.page.page import Card, Chart, Page, Table
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows
 from featurestore.store.split import Split
 from trainer.evaluate.charts import (
     calibration_figures,
@@ -132,7 +131,7 @@ def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> dict[str, Any]:
     predictions = found.predictions
     order = np.argsort(-predictions.error_m, kind="stable")
     drawn = order[:WORST]
-    tensors = read_rows(feature_set, found.row[drawn])
+    tensors = feature_set.read_rows(found.row[drawn])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     capture = feature_set.fact("capture_id")[found.row]
     figures = []

@@ -9,7 +9,6 @@ from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.page.page import Chart
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows
 from featurestore.store.split import SPLITS
 
 MAX_RECEIVERS = 6
@@ -38,7 +37,7 @@ def draw_examples(feature_set: FeatureSet, rows: LabelledRows) -> dict[int, list
     """
     chosen = choose_examples(rows)
     places = np.concatenate([*chosen.values(), np.empty(0, np.int64)])
-    tensors = read_rows(feature_set, rows.row[places])
+    tensors = feature_set.read_rows(rows.row[places])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     by_place = dict(zip(places.tolist(), tensors, strict=True))
     drawn: dict[int, list[Chart]] = {}

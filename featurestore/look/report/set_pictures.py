@@ -23,7 +23,6 @@ from featurestore.look.report.maps import SPLIT_COLOURS, Places, draw_map, find_
 from featurestore.page.page import Chart, Key, Table, shorten
 from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import chunk_rows, sample_chunks
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import CHANNELS
 
@@ -91,7 +90,7 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
     chunks = sample_chunks(opened, SAMPLE_CHUNKS)
     inside = np.zeros(opened.manifest.n_rows, bool)
     for chunk in chunks:
-        held = chunk_rows(opened, chunk)
+        held = opened.chunk_rows(chunk)
         inside[held.start : held.stop] = True
     sample = rows.select(inside[rows.row])
     values = Values.count(opened, chunks)
@@ -127,6 +126,15 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
             f"Normalized values of {told}", ("channel", "mean", "std", "largest |value|", "beyond 5 σ"), counted
         ),
     }
+
+
+def sample_chunks(feature_set: FeatureSet, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
+    """(segment, chunk) of some of a set's chunks, drawn without replacement, in order: all of them when they are so few.
+
+    Rows are in order of their sessions' hash, so that whole chunks are a fair sample of sessions.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(feature_set.chunks))[:wanted]
+    return [feature_set.chunks[index] for index in np.sort(drawn)]
 
 
 def statistics(opened: FeatureSet) -> dict[str, Any]:
