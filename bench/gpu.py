@@ -27,13 +27,14 @@ from featurestore.objects.objects import open_objects
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.network.geometry import Region
-from trainer.network.loss import LossSpec, localization_loss
+from trainer.network.loss import localization_loss
 from trainer.network.model import LocalizationNet
 from trainer.network.network_spec import NetworkSpec
+from trainer.network.training_spec import LossSpec
 from trainer.stream.batches import Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.options import StreamOptions
 from trainer.stream.prefetch import StreamStats
-from trainer.stream.source import StreamOptions
 
 CONSTANT = "constant batch"
 GPU_SHARE, CPU_SHARE = 0.97, 1 / 1.03

@@ -45,9 +45,10 @@ from featurestore.objects.objects import open_objects
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.options import StreamOptions
 from trainer.stream.order import BatchPlan
 from trainer.stream.prefetch import READY
-from trainer.stream.source import StreamOptions, huge_empty
+from trainer.stream.source import huge_empty
 
 BATCH, POOL = 256, 8
 OFF, RAM = "stream, cache off", "stream, cache ram"

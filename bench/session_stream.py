@@ -24,7 +24,7 @@ from noise_set import noise, write_set
 from featurestore.objects.objects import open_objects
 from featurestore.store.feature_set import FeatureSet
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 BATCH = 256
 WANTED = 0.9

@@ -49,10 +49,9 @@ from featurestore.tensor.spec import SplitSpec
 from trainer import TrainRequest, fit
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.request import Hardware
-from trainer.network.augment import NOTHING, AugmentSpec
 from trainer.network.network_spec import NetworkSpec
-from trainer.network.training_spec import OptimizerSpec, TrainingSpec
-from trainer.stream.source import StreamOptions
+from trainer.network.training_spec import NOTHING, AugmentSpec, OptimizerSpec, TrainingSpec
+from trainer.stream.options import StreamOptions
 
 SMALL_BATCH, BATCH = 32, 256
 WARM_UP, BLOCK = 20, 16

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md: the help of every command, as it is printed.
+"""Writes docs/cli.md, which is the help of every command, and the tables of options in other pages.
 
 python docs/cli_page.py
 """
@@ -6,15 +6,27 @@ python docs/cli_page.py
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from cli import main  # noqa: E402 - found by the line above
+# ruff: noqa: E402 - found by the line above
+from cli import main
+from featurestore.option import options_in
+from featurestore.pairs.spec import PairSpec
+from featurestore.tensor.spec import FeatureSpec
+from trainer.commands.train import VARYING
+from trainer.network.network_spec import NetworkSpec
+from trainer.network.session.spec import SessionSpec
+from trainer.network.training_spec import AugmentSpec, LossSpec, OptimizerSpec
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WIDTH = 110
 
@@ -46,5 +58,48 @@ def page() -> str:
     return HEAD + "\n" + "\n".join(sections(main, context, 2))
 
 
+def table(kinds: Iterable[type[DataclassInstance]], first: str) -> str:
+    """The options of some records, with their defaults and help.
+
+    Args:
+        kinds: the records.
+        first: `field` or `option`: how the first column names them.
+    """
+    lines = [f"| {first} | default | effect |", "| --- | --- | --- |"]
+    for kind in kinds:
+        for field, option in options_in(kind):
+            name = field.name if first == "field" else f"--{option.name or field.name.replace('_', '-')}"
+            unset = VARYING.get(field.name) or option.unset
+            default = unset or ("off" if field.default is False else "none" if field.default == () else f"`{field.default}`")
+            lines.append(f"| `{name}` | {default} | {option.text} |")
+    return "\n".join(lines)
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """A page with the tables between its marks, `<!-- table NAME -->` and `<!-- end -->`, made anew."""
+    for name, made in tables.items():
+        before, mark, rest = text.partition(f"<!-- table {name} -->\n")
+        text = f"{before}{mark}{made}\n{rest[rest.index('<!-- end -->') :]}"
+    return text
+
+
+TABLES = {
+    "features.md": {"features": table([FeatureSpec], "field")},
+    "pairs.md": {"pairs": table([PairSpec], "field")},
+    "training.md": {
+        "hyperparameters": table([OptimizerSpec, LossSpec, AugmentSpec, NetworkSpec], "option"),
+        "sessions": table([SessionSpec], "option"),
+    },
+}
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every page that this program writes, and what should be in it."""
+    yield DOCS / "cli.md", page()
+    for name, tables in TABLES.items():
+        yield DOCS / name, with_tables((DOCS / name).read_text(), tables)
+
+
 if __name__ == "__main__":
-    (DOCS / "cli.md").write_text(page())
+    for path, content in pages():
+        path.write_text(content)

@@ -25,8 +25,9 @@ from trainer.network.geometry import Region
 from trainer.network.model import LocalizationNet
 from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.nets import RadioMapNet, make_session_net
+from trainer.network.session.place import SessionPlace
 from trainer.network.session.radio_map import Sessions, fit_radio_map
-from trainer.network.session.spec import SessionPlace, SessionSpec
+from trainer.network.session.spec import SessionSpec
 from trainer.network.training_spec import TrainingSpec
 
 SMALLEST = "test_convnext2"  # timm's own for tests: of the code of tiny to large, with 0.5 M parameters

@@ -107,12 +107,6 @@ def test_the_first_block_notices_a_missing_chunk(corpus: Corpus) -> None:
 # --- tables
 
 
-def test_the_table_of_feature_parameters_is_complete_and_right() -> None:
-    defaults = {field.name: field.default for field in fields(FeatureSpec)}
-    assert parameters(FEATURES, "field") == defaults
-    assert list(parameters(FEATURES, "field")) == list(defaults)
-
-
 def test_the_table_of_split_parameters_is_complete_and_right() -> None:
     assert parameters(FORMAT, "parameter") == {field.name: field.default for field in fields(SplitSpec)}
 

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from cli import main
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("featurestore", "trainer", "exporter")
 
-SMALL = {"errors", "progress", "redaction", "software", "text_table", "whole_file"}
+SMALL = {"errors", "option", "progress", "redaction", "software", "text_table", "whole_file"}
 """Single files of `featurestore/` that every wing of it may use."""
 
 WINGS: dict[str, set[str]] = {
@@ -250,6 +251,15 @@ def test_long_files_say_why() -> None:
         text = path.read_text()
         if len(text.splitlines()) > LONG:
             assert f"onger than {LONG} lines, because" in (ast.get_docstring(ast.parse(text)) or ""), path
+
+
+def test_templates_and_styles_go_into_the_wheel() -> None:
+    """What is no Python file is packaged only where `package-data` names it."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in PACKAGES:
+        packaged = {path for pattern in patterns[package] for path in (ROOT / package).glob(pattern)}
+        data = {path for path in (ROOT / package).rglob("*.*") if path.suffix in (".html", ".css", ".sql", ".typed")}
+        assert data <= packaged
 
 
 def test_only_the_build_side_touches_the_catalog_and_dask() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cli import main
 from exporter.commands.predict import predict
 from exporter.predict import predict as predicting
+from exporter.predict.request import PredictRequest
 from featurestore.services import Running, foreground
 
 PLACES = ("raw", "store", "models")
@@ -58,12 +59,12 @@ def test_predict_leaves_out_what_its_arguments_make_idle(
 ) -> None:
     monkeypatch.setenv("HEIMDALL_STORE", "s3://s")
     monkeypatch.setenv("HEIMDALL_MODELS", "s3://m")
-    asked: list[predicting.PredictRequest] = []
+    asked: list[PredictRequest] = []
 
     class AskedError(Exception):
         """It need not predict."""
 
-    def ask(request: predicting.PredictRequest, _progress: object) -> None:
+    def ask(request: PredictRequest, _progress: object) -> None:
         asked.append(request)
         raise AskedError
 

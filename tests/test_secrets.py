@@ -35,7 +35,7 @@ from featurestore.redaction import without_credentials
 from featurestore.services import Running
 from featurestore.services.process import Command
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
-from trainer.fitting.tracking import TrackingRequest
+from trainer.fitting.request import TrackingRequest
 
 PASSWORDS = {
     "catalog": "Kestrel/42@moor?x=1",  # of letters that must be percent-encoded

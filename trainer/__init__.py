@@ -11,9 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.fitting.request import Hardware, TrainReport, TrainRequest
+    from trainer.fitting.request import Hardware, TrackingRequest, TrainReport, TrainRequest
     from trainer.fitting.run import fit
-    from trainer.fitting.tracking import TrackingRequest
     from trainer.network.checkpoints import Checkpoint, read_checkpoint
     from trainer.network.model import LocalizationNet
     from trainer.network.network_spec import NetworkSpec
@@ -31,7 +30,7 @@ ROOMS = {
     "NetworkSpec": "network.network_spec",
     "OptimizerSpec": "network.training_spec",
     "SessionBatch": "stream.batches",
-    "TrackingRequest": "fitting.tracking",
+    "TrackingRequest": "fitting.request",
     "TrainReport": "fitting.request",
     "TrainRequest": "fitting.request",
     "TrainingSpec": "network.training_spec",

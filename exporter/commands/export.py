@@ -7,44 +7,78 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.commands.places import MODEL_NAME, MODELS, NO_REGISTRY, REGISTRY
-from featurestore.commands.shell import STORE, Place, reported
+from featurestore.commands.shell import STORE, Place, Sections, option, reported
+from featurestore.option import DATA, NETWORK, OUTPUT
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("checkpoint")
 @MODELS
 @STORE
-@click.option(
+@option(
     "--features",
     "version",
+    heading=DATA,
     help="Feature set to validate and measure on: a version or a tag.  [default: the one that the network was trained on]",
 )
-@click.option("--release", metavar="X.Y.Z", help="Its number.  [default: the next patch; the first is 0.1.0]")
-@click.option(
+@option(
+    "--release", heading=OUTPUT, metavar="X.Y.Z", help="Number of the release.  [default: the next patch; the first is 0.1.0]"
+)
+@option(
     "--input",
+    heading=NETWORK,
     type=click.Choice(["features", "iq"]),
-    help="iq adds model-iq.onnx, which takes raw IQ; needs --raw.  [default: iq with --raw, else features]",
+    help="What graphs take: features only, or also raw IQ (iq), which adds model-iq.onnx and needs --raw.  [default: iq with "
+    "--raw, else features]",
 )
-@click.option(
-    "--raw", cls=Place, metavar="URL", help="Where the set's captures are: the IQ graph is validated on some of them."
+@option(
+    "--raw",
+    heading=DATA,
+    cls=Place,
+    metavar="URL",
+    help="Where the captures of the set are. The IQ graph is validated on some of them.",
 )
-@click.option("--captures", default=16, show_default=True, help="Of how many, at most.")
-@click.option(
+@option(
+    "--captures",
+    heading=DATA,
+    default=16,
+    show_default=True,
+    help="Number of captures, at most, that the IQ graph is validated on.",
+)
+@option(
     "--precision",
+    heading=NETWORK,
     type=click.Choice(["fp32", "fp16", "int8-weights", "auto"]),
     default="fp32",
     show_default=True,
-    help="Of the backbone; auto: the most accurate that fits --max-size-mb.",
+    help="Precision of the backbone. auto: the most accurate one that fits --max-size-mb.",
 )
-@click.option("--max-size-mb", type=float, help="Refuse graphs that are larger, in units of 10^6 bytes.  [default: off]")
-@click.option("--tolerance-m", default=0.1, show_default=True, help="How far from PyTorch's a position may be, beside ...")
-@click.option(
-    "--tolerance-relative", default=1e-4, show_default=True, help="... this share of sigma, which goes for sigma, too."
+@option(
+    "--max-size-mb",
+    heading=NETWORK,
+    type=float,
+    help="Refuse graphs that are larger than this many MB (10^6 bytes).  [default: no limit]",
 )
-@click.option("--promote", is_flag=True, help="Let services use it at once.  [default: the first release only]")
+@option(
+    "--tolerance-m",
+    heading=NETWORK,
+    default=0.1,
+    show_default=True,
+    help="Distance in metres that a position may be off PyTorch's, in addition to --tolerance-relative.",
+)
+@option(
+    "--tolerance-relative",
+    heading=NETWORK,
+    default=1e-4,
+    show_default=True,
+    help="Share of sigma that a position, or sigma itself, may be off PyTorch's.",
+)
+@option(
+    "--promote", heading=OUTPUT, is_flag=True, help="Let services use the release at once.  [default: the first release only]"
+)
 @REGISTRY
 @MODEL_NAME
 @NO_REGISTRY

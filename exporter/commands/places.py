@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+from featurestore.commands.shell import Place, option
+from featurestore.option import DATA, TRACKING
 
-from featurestore.commands.shell import Place
-
-MODELS = click.option(
+MODELS = option(
     "--models",
+    heading=DATA,
     cls=Place,
     required=True,
     metavar="URL",
     help="Where releases are: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
-REGISTRY = click.option(
-    "--registry-uri", envvar="MLFLOW_TRACKING_URI", default="sqlite:///mlflow.db", show_default=True, help="Of MLflow."
+REGISTRY = option(
+    "--registry-uri",
+    heading=TRACKING,
+    envvar="MLFLOW_TRACKING_URI",
+    default="sqlite:///mlflow.db",
+    show_default=True,
+    help="Address of MLflow, which registers releases.",
 )
-MODEL_NAME = click.option("--model-name", default="heimdall", show_default=True, help="Of the registered model.")
-NO_REGISTRY = click.option("--no-registry", is_flag=True, help="Without MLflow.")
+MODEL_NAME = option(
+    "--model-name", heading=TRACKING, default="heimdall", show_default=True, help="Name of the registered model in MLflow."
+)
+NO_REGISTRY = option("--no-registry", heading=TRACKING, is_flag=True, help="Do not register anything in MLflow.")
 
 
 def open_registry(uri: str, model: str, without: bool) -> Any:

@@ -9,35 +9,65 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.commands.shell import JSON, QUIET, Place, share_cores
+from featurestore.commands.shell import JSON, QUIET, Place, Sections, option, share_cores
+from featurestore.option import DATA, OUTPUT
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("model")
 @click.argument("captures", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--models", cls=Place, metavar="URL", help="Where releases are; MODEL is a number then, or latest.")
-@click.option("--sample-rate-hz", type=float, help="Of the captures; .npy files do not say it.")
-@click.option("--store", cls=Place, metavar="URL", help="Predict from rows of a feature set there, instead of captures.")
-@click.option(
-    "--features", "version", help="Feature set: a version or a tag.  [default: the one that the network was trained on]"
+@option("--models", heading=DATA, cls=Place, metavar="URL", help="Where releases are. MODEL is then a number, or latest.")
+@option("--sample-rate-hz", heading=DATA, type=float, help="Sample rate of the captures in Hz, which .npy files do not tell.")
+@option(
+    "--store",
+    heading=DATA,
+    cls=Place,
+    metavar="URL",
+    help="Where features are, to predict from rows of a set instead of captures.",
 )
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which rows.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many rows, spread evenly over the split.  [default: all]")
-@click.option(
+@option(
+    "--features",
+    "version",
+    heading=DATA,
+    help="Feature set: a version or a tag.  [default: the one that the network was trained on]",
+)
+@option(
+    "--split",
+    heading=DATA,
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Split whose rows are predicted.",
+)
+@option(
+    "--limit",
+    heading=DATA,
+    type=click.IntRange(min=1),
+    help="Number of rows to predict, evenly spread over the split.  [default: all]",
+)
+@option(
     "--sessions",
+    heading=DATA,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="CSV",
-    help="Which capture is of which session: file, session_id, websdr_id, and latitude, longitude of the receiver if known.  "
-    "[default: by paths sessions/ID/websdr_N.npy]",
+    help="File that says which capture is of which session: file, session_id, websdr_id, and latitude, longitude of the "
+    "receiver if known.  [default: by paths sessions/ID/websdr_N.npy]",
 )
-@click.option(
+@option(
     "--format",
     "form",
+    heading=OUTPUT,
     type=click.Choice(["table", "csv", "geojson"]),
-    help="[default: by the name of --out, else table]",
+    help="Format of the result.  [default: by the name of --out, else table]",
 )
-@click.option("--ellipses", is_flag=True, help="In GeoJSON, add a polygon for each 1-sigma ellipse.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write there, not to stdout.")
+@option("--ellipses", heading=OUTPUT, is_flag=True, help="Add a polygon for each 1-sigma ellipse to GeoJSON.")
+@option(
+    "--out",
+    heading=OUTPUT,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File to write to, instead of stdout.",
+)
 @JSON
 @QUIET
 def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -56,8 +86,9 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
       heimdall predict s3://models captures --sample-rate-hz 192000 --out regions.geojson
     """
     share_cores()
-    from exporter.predict.predict import PredictRequest, format_of
+    from exporter.predict.predict import format_of
     from exporter.predict.predict import predict as run_prediction
+    from exporter.predict.request import PredictRequest
     from featurestore.progress import on_stderr
     from featurestore.whole_file import whole_file
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.commands.places import MODEL_NAME, MODELS, NO_REGISTRY, REGISTRY, open_registry
-from featurestore.commands.shell import JSON, STORE, emit, emit_report, reported
+from featurestore.commands.shell import JSON, STORE, Sections, emit, emit_report, option, reported
+from featurestore.option import DATA, OUTPUT
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
@@ -61,21 +62,37 @@ def show_release(release: str, models: str, as_json: bool) -> None:
     emit(found, as_json, show_lines(found))
 
 
-@releases_group.command("compare")
+@releases_group.command("compare", cls=Sections)
 @click.argument("a")
 @click.argument("b")
 @MODELS
 @STORE
-@click.option("--features", "version", help="Feature set: a version or a tag.  [default: the one that A was trained on]")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which rows.")
-@click.option("--confidence", default=0.95, show_default=True, help="Of the interval of the difference.")
-@click.option("--draws", default=5000, show_default=True, help="Of the bootstrap over sessions.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option(
+@option(
+    "--features", "version", heading=DATA, help="Feature set: a version or a tag.  [default: the one that A was trained on]"
+)
+@option(
+    "--split",
+    heading=DATA,
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Split whose rows are predicted.",
+)
+@option(
+    "--confidence",
+    heading=OUTPUT,
+    default=0.95,
+    show_default=True,
+    help="Confidence of the interval of the difference, from 0 to 1.",
+)
+@option("--draws", heading=OUTPUT, default=5000, show_default=True, help="Number of draws of the bootstrap over sessions.")
+@option("--seed", heading=OUTPUT, default=0, show_default=True, help="Number that decides the draws of the bootstrap.")
+@option(
     "--html",
+    heading=OUTPUT,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a report as one HTML page: both side by side, errors, calibration, map, where they differ.",
+    help="File for a report as one HTML page: both side by side, errors, calibration, map, where they differ.",
 )
 @reported
 def compare_releases(progress: Progress, **options: Any) -> Any:

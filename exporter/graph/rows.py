@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from featurestore.errors import DataQualityError
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows as read_tensors
 from featurestore.store.split import Split
 
 
@@ -59,7 +58,7 @@ def read_rows(feature_set: FeatureSet, split: Split, limit: int | None = None) -
     if limit is not None and limit < len(wanted):
         wanted = wanted[np.arange(limit) * len(wanted) // limit]
     return Rows(
-        read_tensors(feature_set, wanted).astype(np.float32),
+        feature_set.read_rows(wanted).astype(np.float32),
         wanted,
         feature_set.fact("capture_id")[wanted],
         feature_set.fact("window")[wanted].astype(np.int64),

@@ -20,7 +20,7 @@ from featurestore.errors import UsageError
 from trainer.network.checkpoints import Checkpoint
 from trainer.network.session.density import MEDIAN_STEPS, Located, locate
 from trainer.network.session.nets import SessionNet
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 
 SESSION_OUTPUTS = ("positions", "covariances", "log_density")
 SPARE_SAMPLES = 1013

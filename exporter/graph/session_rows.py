@@ -12,7 +12,6 @@ from featurestore.errors import DataQualityError
 from featurestore.source.receivers import Receivers
 from featurestore.source.snapshot import format_session
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows as read_tensors
 from featurestore.store.split import Split
 
 ABSENT = -1
@@ -105,7 +104,7 @@ def read_sessions(feature_set: FeatureSet, split: Split, receivers: Receivers, l
     row, number = found.rows[wanted], found.websdr_id[wanted].astype(np.int64)
     shape = (n_sessions, int(place.max()) + 1)
     values = np.full((*shape, *feature_set.spec.tensor_shape), np.nan, np.float32)
-    values[line, place] = read_tensors(feature_set, row)
+    values[line, place] = feature_set.read_rows(row)
     receiver, where = np.full(shape, ABSENT), np.full((*shape, 2), np.nan, np.float32)
     receiver[line, place], where[line, place] = number, receivers.positions_of(number)
     names = tuple(format_session(found.session_id[index].tobytes()) for index in chosen)

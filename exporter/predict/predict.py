@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from exporter.graph.opened_graph import OpenedGraph
 from exporter.predict.capture_input import find_captures
 from exporter.predict.predict_sessions import predict_sessions
 from exporter.predict.predictor import Predicted, Predictor
+from exporter.predict.request import PredictRequest
 from exporter.predict.session_predictor import SessionPredictor
 from exporter.predict.session_table import SessionPredictionTable
 from exporter.predict.table import FORMATS, SUFFIXES, PredictionTable
@@ -19,44 +19,7 @@ from exporter.release.release import IQ_MODEL, MODEL, NUMBER
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import open_set
-from featurestore.store.split import SPLITS, Split
-
-
-@dataclass(frozen=True)
-class PredictRequest:
-    """What to predict from, with what.
-
-    Attributes:
-        model: an .onnx file; the URL or directory of a release, or of all (their latest); with `models`, a number or `latest`.
-        models: where releases are.
-        captures: .npy files, or directories of them.
-        sample_rate_hz: of the captures.
-        store: of the feature set, instead of captures.
-        version: of the feature set, or a tag; `None` is the one that the network was trained on.
-        split: of the feature set.
-        limit: at most so many rows, or sessions, spread evenly over the split.
-        sessions: a CSV that says which capture is of which session and receiver, for a model that locates sessions.
-
-    Raises:
-        UsageError: unless there are either captures or a store.
-    """
-
-    model: str
-    models: str | None = None
-    captures: tuple[Path, ...] = ()
-    sample_rate_hz: float | None = None
-    store: str | None = None
-    version: str | None = None
-    split: str = "test"
-    limit: int | None = None
-    sessions: Path | None = None
-
-    def __post_init__(self) -> None:
-        if bool(self.captures or self.sessions) == (self.store is not None):
-            found = "both" if self.store is not None else "neither"
-            raise UsageError(f"captures and --store: {found} given; give .npy files or directories, or a feature set's store")
-        if self.split not in SPLITS:
-            raise UsageError(f"split is {self.split!r}; wanted one of {', '.join(SPLITS)}")
+from featurestore.store.split import Split
 
 
 def predict(request: PredictRequest, progress: Progress | None = None) -> PredictionTable | SessionPredictionTable:

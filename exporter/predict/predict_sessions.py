@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporter.predict.capture_input import CaptureInput, find_captures
+from exporter.predict.request import PredictRequest
 from exporter.predict.session_files import by_path, by_table, gather
 from exporter.predict.session_predictor import Heard, PredictedSession, SessionPredictor
 from exporter.predict.session_table import SessionPredictionTable
@@ -16,9 +16,6 @@ from featurestore.errors import DataQualityError, UsageError
 from featurestore.progress import Progress
 from featurestore.store.feature_set import open_set
 from featurestore.store.split import Split
-
-if TYPE_CHECKING:
-    from exporter.predict.predict import PredictRequest
 
 
 def predict_sessions(

@@ -9,7 +9,7 @@ import numpy as np
 from exporter.release.comparison import BATCHES, COLUMNS, Comparison, Paired
 from featurestore.look.report.maps import to_plane
 from featurestore.page.charts import both_sizes, to_svg
-from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, element, figure, paragraph, table
+from featurestore.page.page import Card, Chart, Html, Key, Page, Table
 from featurestore.store.split import unique_sessions
 from trainer.evaluate.charts import cdf_figure, group_figure, receiver_groups
 from trainer.evaluate.metrics import Predictions, sample_evenly, snr_bands, squared_deviations
@@ -39,25 +39,24 @@ def describe_comparison(found: Comparison, paired: Paired) -> Page:
     errors = {name: predictions.error_m for name, predictions in names.items()}
     sides = [(name, colour, values) for (name, values), colour in zip(errors.items(), COLOURS, strict=True)]
     return Page(
+        "exporter.release/comparison.html",
         title=f"Release {b} compared with {a}",
         lead=(f"On {found.rows:,} rows of the {found.split} split of feature set {found.feature_set}.",),
-        cards=tuple(_cards(found)),
-        sections=(
-            Section("Which one is better", tuple(_verdict(found, by_session))),
-            Section("Side by side", (beside(_side_by_side(found), cdf_figure(errors)),)),
-            Section("Is σ right?", (charts(_coverage(names)),)),
-            Section(
-                "Where they differ",
-                (
-                    _map(paired.a.position_true[first], by_session, (a, b)),
-                    charts(
-                        group_figure("Error by receiver", sides, receiver_groups(paired.a)),
-                        group_figure("Error by SNR", sides, list(snr_bands(paired.a.snr_db))),
-                    ),
-                    _largest(paired, difference, (a, b)),
-                ),
-            ),
-        ),
+        cards=_cards(found),
+        data={
+            "verdict": f"{found.verdict[:1].upper()}{found.verdict[1:]}.",
+            "notes": found.notes,
+            "difference": _difference(found, by_session),
+            "side_by_side": _side_by_side(found),
+            "errors": cdf_figure(errors),
+            "coverage": _coverage(names),
+            "map": _map(paired.a.position_true[first], by_session, (a, b)),
+            "groups": [
+                group_figure("Error by receiver", sides, receiver_groups(paired.a)),
+                group_figure("Error by SNR", sides, list(snr_bands(paired.a.snr_db))),
+            ],
+            "largest": _largest(paired, difference, (a, b)),
+        },
     )
 
 
@@ -92,7 +91,7 @@ def _interval(found: Comparison) -> str:
     return f"{found.difference.low_m / 1000:+,.3f} to {found.difference.high_m / 1000:+,.3f}"
 
 
-def _verdict(found: Comparison, by_session: Float64) -> list[Html]:
+def _difference(found: Comparison, by_session: Float64) -> dict[str, Any]:
     difference = found.difference
     a, b = found.a.release, found.b.release
     how = (
@@ -101,17 +100,15 @@ def _verdict(found: Comparison, by_session: Float64) -> list[Html]:
         "sessions, since rows of one session are not independent. Where it holds 0, these rows cannot tell."
     )
     label = f"Mean difference {difference.mean_m / 1000:+.3f} km, interval {_interval(found)} km, and the sessions' differences"
-    return [
-        paragraph(found.verdict[:1].upper() + found.verdict[1:] + ".", "verdict"),
-        *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
-        paragraph(how),
-        figure(
+    return {
+        "told": how,
+        "by_session": Chart(
             f"Difference of errors by session: left of 0, {b} errs less",
             both_sizes(lambda figure: _draw_difference(figure, found, by_session / 1000), label, (230, 230)),
             "Bars: sessions. Dot and line: mean of all rows and its interval.",
             large=True,
         ),
-    ]
+    }
 
 
 def _draw_difference(figure: Figure, found: Comparison, by_session_km: Float64) -> None:
@@ -129,12 +126,12 @@ def _draw_difference(figure: Figure, found: Comparison, by_session_km: Float64) 
     axis.set_ylabel("sessions")
 
 
-def _side_by_side(found: Comparison) -> Html:
+def _side_by_side(found: Comparison) -> Table:
     header, *rows = found.side_by_side()
     lower_is_better = {label for name, label, _, _ in COLUMNS if not name.startswith(("coverage", "expected"))}
     lower_is_better |= {f"ms at batch {size}" for size in BATCHES} | {"model.onnx, MB"}
     cells = [_mark(row) if row[0] in lower_is_better else row for row in rows]
-    return table("Measured on the same rows; the better one is bold", header, cells)
+    return Table("Measured on the same rows; the better one is bold", header, cells)
 
 
 def _mark(row: list[str]) -> list[str]:
@@ -143,10 +140,10 @@ def _mark(row: list[str]) -> list[str]:
     if numbers[0] == numbers[1]:
         return row
     better = 1 + int(numbers[1] < numbers[0])
-    return [element("strong", cell) if place == better else cell for place, cell in enumerate(row)]
+    return [Html(f"<strong>{cell}</strong>") if place == better else cell for place, cell in enumerate(row)]
 
 
-def _coverage(names: dict[str, Predictions]) -> Html:
+def _coverage(names: dict[str, Predictions]) -> Chart:
     """Whether the ellipses hold as many transmitters as they should, of both."""
     deviations = {name: np.sort(np.sqrt(squared_deviations(predictions))) for name, predictions in names.items()}
 
@@ -164,10 +161,10 @@ def _coverage(names: dict[str, Predictions]) -> Html:
     told = ", ".join(f"{name} {np.searchsorted(found, 1, 'right') / len(found):.1%}" for name, found in deviations.items())
     keys = [Key(colour, name) for name, colour in zip(deviations, COLOURS, strict=True)]
     label = f"Share of transmitters in the ellipse of 1 σ: {told}; right: 39.3%"
-    return figure("Coverage of the ellipses", to_svg(draw, label, 280), f"In 1 σ: {told}. Dashed: right.", keys)
+    return Chart("Coverage of the ellipses", to_svg(draw, label, 280), f"In 1 σ: {told}. Dashed: right.", keys)
 
 
-def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Html:
+def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Chart:
     """Sessions where they are, coloured by who errs less there."""
     plane, centre = to_plane(position)
     drawn = sample_evenly(len(position), MAX_ON_MAP)
@@ -191,7 +188,7 @@ def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Html
     wins = [int((by_session > 0).sum()), int((by_session < 0).sum())]
     titles = {name: [f"{by_session[place] / 1000:+.2f} km" for place in marks] for name, marks in layers.items()}
     label = f"Map of {len(position):,} sessions: {names[0]} errs less in {wins[0]:,}, {names[1]} in {wins[1]:,}"
-    return figure(
+    return Chart(
         "Sessions, by the release that errs less",
         both_sizes(draw, label, (520, 360), titles),
         f"{sample}Size: by how much, at most {largest / 1000:,.2f} km. Distances from {centre[0]:.4f}°, {centre[1]:.4f}°.",
@@ -200,7 +197,7 @@ def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Html
     )
 
 
-def _largest(paired: Paired, difference: Float64, names: tuple[str, str]) -> Html:
+def _largest(paired: Paired, difference: Float64, names: tuple[str, str]) -> Table:
     order = np.argsort(-np.abs(difference), kind="stable")[:LISTED].tolist()
     header = (
         "capture",
@@ -225,4 +222,4 @@ def _largest(paired: Paired, difference: Float64, names: tuple[str, str]) -> Htm
                 f"{difference[place] / 1000:+,.2f}",
             )
         )
-    return table(f"The {len(rows)} rows in which they differ most", header, rows)
+    return Table(f"The {len(rows)} rows in which they differ most", header, rows)

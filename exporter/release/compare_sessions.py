@@ -22,7 +22,7 @@ from trainer.evaluate.metrics import thresholds_m
 from trainer.evaluate.session_metrics import SessionPredictions, session_summary
 from trainer.network.geometry import Region
 from trainer.network.session.density import Located
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 
 
 def compare_sessions(

@@ -63,12 +63,35 @@ class Batch:
         return served
 
     @property
+    def written_chunks(self) -> list[int]:
+        """Chunks whose log-mel an earlier build wrote."""
+        return list(range(self.segment.n_chunks)) if self.marker is not None else sorted(self.found_parts)
+
+    @property
+    def missing_chunks(self) -> list[int]:
+        """Chunks that no build has written yet."""
+        written = set(self.written_chunks)
+        return [chunk for chunk in range(self.segment.n_chunks) if chunk not in written]
+
+    @property
+    def captures_to_compute(self) -> npt.NDArray[np.int64]:
+        """(rows to compute,) the capture of each."""
+        missing = np.zeros(self.segment.n_rows, bool)
+        for chunk in self.missing_chunks:
+            missing[self.rows(chunk)] = True
+        captures: npt.NDArray[np.int64] = self.use.capture[missing & self.use.wanted]
+        return captures
+
+    @property
+    def rows_found(self) -> int:
+        """Rows that it serves, and an interrupted build computed."""
+        served = self.served
+        return sum(int(served[self.rows(chunk)].sum()) for chunk in self.found_parts)
+
+    @property
     def rows_computed(self) -> int:
         """Rows that it serves, and this build computed."""
-        if self.use.reason is not None:
-            return 0
-        served = self.served
-        return int(served.sum()) - sum(int(served[self.rows(chunk)].sum()) for chunk in self.found_parts)
+        return 0 if self.use.reason is not None else int(self.served.sum()) - self.rows_found
 
     def logmel_crc(self, chunk: int) -> int:
         """The checksum of a chunk of log-mel."""

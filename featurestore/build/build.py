@@ -158,7 +158,7 @@ def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Pro
         taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
     progress.say(
         f"plan: {plan.rows_reused:,} rows reused, {plan.rows_to_compute:,} to compute in {plan.chunks_to_compute:,} chunks "
-        f"(about {plan.bytes_to_read / 1e6:,.0f} MB to read)"
+        f"(at most {plan.bytes_to_read / 1e6:,.0f} MB to read)"
     )
     return plan
 
@@ -189,7 +189,7 @@ def _make_tensors(request: BuildRequest, work: TensorBuild, basis: Basis | None,
         quality.add(use, rejected)
         quality.check()
 
-    n_tasks = work.chunks_to_compute() + work.chunks_to_normalize(at_once)
+    n_tasks = work.chunks_to_compute() + len(work.chunks_to_normalize(at_once))
     with open_runner(request.workers, request.scheduler, progress, n_tasks) as runner:
         work.compute(runner, at_once, on_part)
         train_rows = work.train_rows()

@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def bytes_to_read(self) -> int:
-        """About how many bytes of raw captures the rows to compute need."""
+        """How many bytes of raw captures the rows to compute need, at most."""
         total = 0
         for use in self.to_compute:
             size = self.listing.size_bytes[use.capture[use.wanted]]

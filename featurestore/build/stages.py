@@ -66,15 +66,20 @@ class TensorBuild:
 
     def chunks_to_compute(self) -> int:
         """Chunks that no build has written yet."""
-        return sum(batch.segment.n_chunks - len(batch.parts) for batch in self.batches if batch.marker is None)
+        return sum(len(batch.missing_chunks) for batch in self.batches)
 
-    def chunks_to_normalize(self, basis: Basis | None) -> int:
-        """Chunks of complete segments that have no features of a basis yet: all of them when it is still to be fitted."""
-        complete = [batch for batch in self.batches if batch.marker is not None]
-        if basis is not None:
-            known = together(self._objects, lambda batch: self._known_crcs(batch, basis), complete)
-            complete = [batch for batch, crcs in zip(complete, known, strict=True) if crcs is None]
-        return sum(batch.segment.n_chunks for batch in complete)
+    def chunks_to_normalize(self, basis: Basis | None) -> list[tuple[Batch, int]]:
+        """Chunks whose log-mel exists, and whose features of a basis do not: all of them when it is still to be fitted."""
+        if basis is None:
+            return [(batch, chunk) for batch in self.batches for chunk in batch.written_chunks]
+        known = together(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
+        name = features_name(basis.id)
+        return [
+            (batch, chunk)
+            for batch, crcs in zip(self.batches, known, strict=True)
+            for chunk in batch.written_chunks
+            if crcs is None and (batch.marker is not None or name not in batch.parts[chunk].crc32c)
+        ]
 
     def _known_crcs(self, batch: Batch, basis: Basis) -> list[int] | None:
         if batch.marker is None:
@@ -126,9 +131,7 @@ class TensorBuild:
         for batch in self.batches:
             use = batch.use
             train = self.train_mask(batch, use.wanted)
-            for chunk in range(batch.segment.n_chunks):
-                if batch.marker is not None or chunk in batch.found_parts:
-                    continue
+            for chunk in batch.missing_chunks:
                 rows = batch.rows(chunk)
                 keys = plan.snapshot.keys_at(use.capture[rows])  # of a row that is not wanted: some other capture's
                 yield ComputeChunk(

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import CATALOG, JSON, QUIET, RAW_TO, emit, emit_report, reported
+from featurestore.commands.record_options import options_of, record_of
+from featurestore.commands.shell import (
+    CATALOG,
+    JSON,
+    QUIET,
+    RAW_TO,
+    SCHEDULER,
+    WORKERS,
+    Sections,
+    emit,
+    emit_report,
+    option,
+    reported,
+)
+from featurestore.corpus.simulate.simulation_spec import SimulationSpec
+from featurestore.option import OUTPUT
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
@@ -63,50 +78,18 @@ def up(directory: Path, command: str | None, s3_server: str | None, no_s3: bool,
         sys.exit(foreground.up(context, command, announce, progress))
 
 
-@click.command()
+@click.command(cls=Sections)
 @RAW_TO
 @CATALOG
-@click.option("--sessions", default=60, show_default=True, help="Transmissions, each heard by seven receivers at once.")
-@click.option("--seed", default=7, show_default=True, help="Names the simulated world and all that is drawn in it.")
-@click.option(
-    "--sites",
-    type=click.Choice(["repeaters", "uniform"]),
-    default="repeaters",
-    show_default=True,
-    help="Transmit from ten known hilltops, or from anywhere in the region.",
-)
-@click.option("--duration", "duration_s", default=1.0, show_default=True, help="Length of every capture in seconds.")
-@click.option("--sample-rate-hz", default=192_000.0, show_default=True, help="Rate of every capture.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["complex64", "complex128"]),
-    default="complex128",
-    show_default=True,
-    help="Type of the samples in the .npy files.",
-)
-@click.option("--approved-fraction", default=1.0, show_default=True, help="Share of sessions that are approved.")
-@click.option(
-    "--broken-fraction", default=0.0, show_default=True, help="Share of captures spoilt, by every rejection reason in turn."
-)
-@click.option(
-    "--min-snr-db", type=float, default=None, help="Leave out captures below this SNR in 12.5 kHz.  [default: keep all]"
-)
-@click.option(
-    "--clock",
-    type=click.Choice(["none", "perfect", "gps", "ntp"]),
-    default="none",
-    show_default=True,
-    help="What receivers know of time; with any but none, waves take their time and captures have start times.",
-)
-@click.option("--second-path", is_flag=True, help="Let scattered waves arrive later than the direct one; needs a clock.")
-@click.option(
+@options_of(SimulationSpec)
+@option(
     "--truth",
+    heading=OUTPUT,
     type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
     help="File for what is true of each capture.  [default: truth.csv in the raw location]",
 )
-@click.option("--workers", type=click.IntRange(min=0), default=None, help="Worker processes; 0 works in this process.")
-@click.option("--scheduler", envvar="DASK_SCHEDULER_ADDRESS", default=None, metavar="ADDR", help="Dask scheduler to use.")
+@WORKERS
+@SCHEDULER
 @reported
 def simulate(
     progress: Progress,
@@ -132,10 +115,9 @@ def simulate(
     """
     from featurestore.corpus.simulate.simulate import Destination
     from featurestore.corpus.simulate.simulate import simulate as write_corpus
-    from featurestore.corpus.simulate.simulation_spec import SimulationSpec
     from featurestore.objects.objects import Location
 
-    spec = SimulationSpec(**options)
+    spec = record_of(SimulationSpec, options)
     destination = Destination(Location.parse(raw), catalog, truth)
     return write_corpus(spec, destination, progress, workers=workers, scheduler=scheduler)
 

@@ -7,47 +7,46 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.build import SPLIT_OPTIONS
-from featurestore.commands.shell import CATALOG, SCHEDULER, WORKERS, Place, reported
+from featurestore.commands.record_options import options_of, record_of
+from featurestore.commands.shell import (
+    CATALOG,
+    DRY_RUN,
+    LIMIT,
+    MAX_REJECTED,
+    QUERY_FILE,
+    RAW,
+    SCHEDULER,
+    WORKERS,
+    Place,
+    Sections,
+    option,
+    reported,
+)
+from featurestore.option import DATA, OUTPUT
+from featurestore.pairs.spec import PairSpec
+from featurestore.tensor.spec import SplitSpec
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
 
 
-@click.command("build-pairs")
+@click.command("build-pairs", cls=Sections)
 @CATALOG
-@click.option(
-    "--raw", cls=Place, required=True, metavar="URL", help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory."
+@RAW
+@option(
+    "--store",
+    heading=DATA,
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where pairs go, below pairs/: the store of build-features.",
 )
-@click.option(
-    "--store", cls=Place, required=True, metavar="URL", help="Where pairs go, below pairs/: the store of build-features."
-)
-@click.option(
-    "--query-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="SQL for a catalog with another schema; it yields the columns of featurestore/schema.sql, times among them.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Take only the first captures by id.")
-@click.option(
-    "--max-lag-us",
-    default=1000.0,
-    show_default=True,
-    help="Largest delay between two receivers: the longest way between them at 300 m/µs, and what clocks may be off.",
-)
-@click.option("--n-lags", default=257, show_default=True, help="Lags from minus to plus that; an odd number.")
-@click.option("--pair-seconds", default=30.0, show_default=True, help="Use at most so much of what receivers heard together.")
-@click.option("--band-low-hz", type=float, help="Lowest frequency from the captures' centre.  [default: no bound]")
-@click.option("--band-high-hz", type=float, help="Highest.  [default: no bound]")
-@SPLIT_OPTIONS
-@click.option(
-    "--max-rejected-fraction",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Publish nothing, and exit with 3, when more of the captures with a time are rejected.",
-)
-@click.option("--tag", metavar="NAME", help="Give the pair set a name.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
+@QUERY_FILE
+@LIMIT
+@options_of(PairSpec, SplitSpec)
+@MAX_REJECTED
+@option("--tag", heading=OUTPUT, metavar="NAME", help="Name that stands for the pair set from now on.")
+@DRY_RUN
 @WORKERS
 @SCHEDULER
 @reported
@@ -59,9 +58,6 @@ def build_pairs(
     store: str,
     query_file: Path | None,
     dry_run: bool,
-    split_seed: int,
-    split_by: str,
-    fold: str | None,
     **options: Any,
 ) -> Any:
     """Correlate every two receivers of each session whose captures have start times, and publish a pair set.
@@ -78,14 +74,9 @@ def build_pairs(
     from featurestore.objects.objects import Location
     from featurestore.pairs.build import PairBuildRequest, preview_pairs
     from featurestore.pairs.build import build_pairs as build
-    from featurestore.pairs.spec import PairSpec
     from featurestore.source.catalog import read_query
-    from featurestore.tensor.spec import SplitSpec
 
-    names = ("max_lag_us", "n_lags", "pair_seconds", "band_low_hz", "band_high_hz")
-    spec = PairSpec(**{name: options.pop(name) for name in names})
-    arcs = {name: options.pop(name) for name in ("val_fraction", "test_fraction", "region_degrees")}
-    split = SplitSpec(**arcs, seed=split_seed, by=split_by, fold=None if fold is None else SplitSpec.parse_fold(fold))
+    spec, split = record_of(PairSpec, options), record_of(SplitSpec, options)
     query = None if query_file is None else read_query(query_file)
     request = PairBuildRequest(catalog, Location.parse(raw), Location.parse(store), spec, split, query, **options)
     return preview_pairs(request, progress) if dry_run else build(request, progress)

@@ -10,12 +10,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import click
 
 from featurestore.errors import HeimdallError
+from featurestore.option import DATA, HEADINGS, OUTPUT
+from featurestore.option import WORKERS as WORKERS_HEADING
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HEIMDALL", "max_content_width": 110}
 
@@ -85,7 +88,7 @@ class Report(Protocol):
 
 
 def emit(result: object, as_json: bool, lines: Iterable[str]) -> None:
-    """Print a result: as one JSON object, or its lines, which are not made otherwise if they are a generator."""
+    """Print a result that is no report: as one JSON object, or as lines."""
     click.echo(json.dumps(result, allow_nan=False) if as_json else "\n".join(lines))
 
 
@@ -102,7 +105,36 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-class Place(click.Option):
+class Option(click.Option):
+    """An option that `--help` shows under a heading; see `Sections`."""
+
+    def __init__(self, *args: Any, heading: str = OUTPUT, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.heading = heading
+
+
+class Sections(click.Command):
+    """A command whose `--help` shows its options under their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each heading; `--help`, which has none, is in the last one."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                sections[getattr(parameter, "heading", OUTPUT)].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def option(*names: str, heading: str, **settings: Any) -> Callable[[Any], Any]:
+    """A decorator like `click.option`, with a heading."""
+    decorator: Callable[[Any], Any] = click.option(*names, cls=settings.pop("cls", Option), heading=heading, **settings)
+    return decorator
+
+
+class Place(Option):
     """`--raw`, `--store` or `--models`, which also reads HEIMDALL_RAW, …: what `services up` prints, for all commands alike.
 
     A variable of the command's own (HEIMDALL_BUILD_FEATURES_RAW) counts more.
@@ -114,32 +146,75 @@ class Place(click.Option):
 
 
 # Options that several commands have.
-CATALOG = click.option(
-    "--catalog", default="", metavar="URL", help="postgresql://USER@HOST/DATABASE; without it, PGHOST, PGUSER, … say where."
+CATALOG = option(
+    "--catalog",
+    heading=DATA,
+    default="",
+    metavar="URL",
+    help="Address of the catalog, as postgresql://USER@HOST/DATABASE. What it leaves out comes from PGHOST, PGUSER, ...",
 )
-RAW_TO = click.option(
-    "--raw", cls=Place, required=True, metavar="URL", help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory."
+RAW = option(
+    "--raw",
+    heading=DATA,
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where captures are: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
-STORE = click.option(
+RAW_TO = option(
+    "--raw",
+    heading=DATA,
+    cls=Place,
+    required=True,
+    metavar="URL",
+    help="Where captures go: s3://BUCKET/PREFIX, file:///DIR or a directory.",
+)
+STORE = option(
     "--store",
+    heading=DATA,
     cls=Place,
     required=True,
     metavar="URL",
     help="Where features are: s3://BUCKET/PREFIX, file:///DIR or a directory.",
 )
-RECEIVERS = click.option(
+QUERY_FILE = option(
+    "--query-file",
+    heading=DATA,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the SQL for a catalog of another schema. It must yield the columns of featurestore/schema.sql.",
+)
+LIMIT = option("--limit", heading=DATA, type=click.IntRange(min=1), help="Take only this many captures, the first by id.")
+RECEIVERS = option(
     "--receivers",
+    heading=DATA,
     metavar="CSV",
-    help="Where receivers stand, before what the set says: websdr_id, latitude, longitude, name; a file or s3://…",
+    help="File (or s3://...) that says where receivers stand: websdr_id, latitude, longitude, name. It goes before what the "
+    "feature set says.",
 )
-WORKERS = click.option(
-    "--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this process.  [default: by the amount of work]"
+MAX_REJECTED = option(
+    "--max-rejected-fraction",
+    heading=OUTPUT,
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Publish nothing, and exit with 3, when a larger share of the captures is rejected.",
 )
-SCHEDULER = click.option(
-    "--scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="ADDR", help="Dask scheduler to use, as tcp://HOST:8786."
+DRY_RUN = option("--dry-run", heading=OUTPUT, is_flag=True, help="Print what would be done, and write nothing.")
+WORKERS = option(
+    "--workers",
+    heading=WORKERS_HEADING,
+    type=click.IntRange(min=0),
+    help="Number of worker processes; 0 works in this process.  [default: by the amount of work]",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+SCHEDULER = option(
+    "--scheduler",
+    heading=WORKERS_HEADING,
+    envvar="DASK_SCHEDULER_ADDRESS",
+    metavar="ADDR",
+    help="Address of a Dask scheduler to use, as tcp://HOST:8786.",
+)
+JSON = option("--json", "as_json", heading=OUTPUT, is_flag=True, help="Print the result as one JSON object.")
+QUIET = option("--quiet", heading=OUTPUT, is_flag=True, help="Show no progress on stderr.")
 
 
 def reported(run: Callable[..., Report | None]) -> Callable[..., None]:
@@ -150,8 +225,6 @@ def reported(run: Callable[..., Report | None]) -> Callable[..., None]:
             nothing, and then nothing is printed.
     """
 
-    @JSON
-    @QUIET
     @wraps(run)
     def command(*, as_json: bool, quiet: bool, **options: Any) -> None:
         share_cores()
@@ -162,4 +235,5 @@ def reported(run: Callable[..., Report | None]) -> Callable[..., None]:
         if report is not None:
             emit_report(report, as_json)
 
-    return command
+    with_options: Callable[..., None] = JSON(QUIET(command))
+    return with_options

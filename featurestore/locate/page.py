@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from featurestore.locate.locate import Located
 from featurestore.page.charts import both_sizes, to_svg
-from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, figure, paragraph, table
+from featurestore.page.page import Card, Chart, Html, Key, Page, Table
 from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S, Views, hyperbola
 from featurestore.place.geodesic import distance_m
 from featurestore.place.grid import Grid
@@ -47,11 +46,6 @@ def make_page(located: Located) -> Page:
         f"From {len(located.receivers)} receivers and nothing but when each of them heard the transmission.",
         *located.notes,
     ]
-    sections = [
-        Section("Map", tuple(_maps(located))),
-        Section("Pairs", tuple(_pairs(located))),
-        Section("Recordings", tuple(_recordings(located))),
-    ]
     east, north = (np.sqrt(np.diag(located.posterior.covariance_m2)) * KM).tolist()
     found = (
         Card("Place", f"{latitude:.4f}, {longitude:.4f}", "latitude, longitude: the point of least expected distance"),
@@ -61,22 +55,21 @@ def make_page(located: Located) -> Page:
         Card("Standard deviation", f"{east:.1f} × {north:.1f} km", "east × north"),
         Card("Pairs", f"{int(located.pairs.usable.sum())} of {len(located.pairs)}", "that could be correlated"),
     )
-    return Page("Where the transmitter is", tuple(lead), found, tuple(sections))
+    data = {**_maps(located), **_pairs(located), **_recordings(located)}
+    return Page("featurestore.locate/locate.html", "Where the transmitter is", lead, found, data)
 
 
-def _maps(located: Located) -> Iterator[Html]:
+def _maps(located: Located) -> dict[str, Chart]:
     legend = (Key("black", "receivers", "✚"), Key("red", "the answer, and its regions of 39.3% and 86.5%", "●"))
     whole = _frame(located, np.vstack([located.position, located.posterior.point]), 0.15)
-    yield figure(
-        "Receivers, hyperbolas, and where they meet",
-        _map(located, whole),
-        "Each line holds the places from which a transmission reaches two receivers with the delay that was measured.",
-        legend,
-        large=True,
-    )
     ring = [part for part in located.posterior.contours(LEVELS[1]) if len(part)]
     close = _frame(located, np.vstack([located.posterior.point[None], *ring]), (CLOSE_UP - 1) / 2)
-    yield figure("The region", _map(located, close), "The same, closer.", legend, large=True)
+    caption = "Each line holds the places from which a transmission reaches two receivers with the delay that was measured."
+    title = "Receivers, hyperbolas, and where they meet"
+    return {
+        "whole": Chart(title, _map(located, whole), caption, legend, large=True),
+        "close": Chart("The region", _map(located, close), "The same, closer.", legend, large=True),
+    }
 
 
 def _frame(located: Located, positions: Float64, share: float) -> Grid:
@@ -141,7 +134,7 @@ def _drawn(located: Located) -> list[int]:
     return sorted(surest[:MOST_PAIRS_DRAWN].tolist())
 
 
-def _pairs(located: Located) -> Iterator[Html]:
+def _pairs(located: Located) -> dict[str, Any]:
     number = [each.websdr_id for each in located.receivers]
     rows = []
     for index, reason in enumerate(located.pairs.reason):
@@ -162,17 +155,13 @@ def _pairs(located: Located) -> Iterator[Html]:
             ]
         )
     header = ("pair", "delay, µs", "sigma, µs", "residual, µs", "residual, km", "peak, dB", "offset, Hz", "overlap, s")
-    yield table("How much later the first receiver hears than the second", header, rows)
-    yield paragraph(
-        "Sigma is of the correlation's noise and of both clocks; what paths are off comes on top. The residual is the measured "
-        "delay less that of a transmitter at the answer. The peak is above what unrelated noise would give.",
-        "note",
-    )
-    drawn = _drawn(located)
-    yield charts(*(_correlation(located, index, number) for index in drawn))
+    return {
+        "pairs": Table("How much later the first receiver hears than the second", header, rows),
+        "correlations": [_correlation(located, index, number) for index in _drawn(located)],
+    }
 
 
-def _correlation(located: Located, index: int, number: list[int]) -> Html:
+def _correlation(located: Located, index: int, number: list[int]) -> Chart:
     delay_s = float(located.pairs.delay_s[index])
     name = f"{number[located.pairs.a[index]]} − {number[located.pairs.b[index]]}"
     used = np.abs(located.pairs.weights[index]) > 0
@@ -191,17 +180,17 @@ def _correlation(located: Located, index: int, number: list[int]) -> Html:
 
     label = f"Correlation of pair {name} over lag: its peak at {delay_s * 1e6:.2f} µs"
     legend = (Key("red", "measured", "│"), Key("black", "of the answer", "┆"))
-    return figure(f"Pair {name}", to_svg(draw, label, 200), legend=legend)
+    return Chart(f"Pair {name}", to_svg(draw, label, 200), legend=legend)
 
 
-def _recordings(located: Located) -> Iterator[Html]:
+def _recordings(located: Located) -> dict[str, Table]:
     metres = distance_m(located.position, located.posterior.point)
     rows = [
         [str(each.websdr_id), each.file, f"{each.latitude:.5f}", f"{each.longitude:.5f}", f"{far * KM:.1f}"]
         for each, far in zip(located.receivers, metres.tolist(), strict=True)
     ]
-    parts = [table("Receivers", ("receiver", "file", "latitude, °", "longitude, °", "to the answer, km"), rows, (0, 1))]
-    if located.skipped:
-        skipped = [[remark.file, remark.text] for remark in located.skipped]
-        parts.append(table("Recordings that did not take part", ("file", "reason"), skipped, (0, 1), (1,)))
-    yield beside(*parts)
+    skipped = [[remark.file, remark.text] for remark in located.skipped]
+    return {
+        "receivers": Table("Receivers", ("receiver", "file", "latitude, °", "longitude, °", "to the answer, km"), rows, (0, 1)),
+        "skipped": Table("Recordings that did not take part", ("file", "reason"), skipped, (0, 1), (1,)),
+    }

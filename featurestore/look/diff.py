@@ -12,10 +12,10 @@ import numpy.typing as npt
 from featurestore.progress import Progress, Silent
 from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.sets import Labels
-from featurestore.store.split import Split
+from featurestore.store.split import SPLITS, Split
 from featurestore.tensor.spec import CHANNELS
 
-COUNTS = ("captures", "rows", "train", "val", "test")
+COUNTS = ("captures", "rows", *SPLITS)
 SHOWN_IDS = 10
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -16,7 +16,7 @@ from featurestore.store.feature_set import FeatureSet, open_set
 from featurestore.store.manifest import Manifest
 from featurestore.store.sets import LATEST, list_sets, read_pointer, read_tags
 from featurestore.store.split import SPLITS, Split, unique_sessions
-from featurestore.tensor.spec import CHANNELS, SplitSpec
+from featurestore.tensor.spec import CHANNELS, SplitSpec, parse_fold
 from featurestore.text_table import text_table
 
 
@@ -139,7 +139,7 @@ def findings(opened: FeatureSet) -> list[Finding]:
         labels.timestamp[served],
     )
     fold = opened.manifest.split["fold"]
-    split = SplitSpec(**{**opened.manifest.split, "fold": None if fold is None else SplitSpec.parse_fold(fold)})
+    split = SplitSpec(**{**opened.manifest.split, "fold": None if fold is None else parse_fold(fold)})
     return audit(rows, opened.spec, split, opened.basis.std)
 
 

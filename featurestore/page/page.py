@@ -1,19 +1,23 @@
-"""The shell of a page: elements that escape what they are given, tables, figures in numbers, sections, the whole document.
+"""A report as one HTML page: a template that shows what the page looks like, filled with records that hold what it says.
 
-Whatever is not `Html` already is text, and is escaped; and the page's policy forbids scripts and everything from elsewhere,
-so that a label which slipped through could still do nothing.
+Each report has a template of its own beside the code that fills it (`{package}/{name}.html`); it extends `page.html`, and
+takes sections, tables and charts from `parts.html`, both here. All text is escaped by Jinja, but for what is HTML already
+(`Html`: pictures and the style sheet), and a content policy forbids whatever slipped through.
 """
 
 from __future__ import annotations
 
-import html
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from featurestore.errors import UsageError
 from featurestore.software import versions
@@ -22,26 +26,15 @@ from featurestore.whole_file import whole_file
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Content-Security-Policy: styles of the page itself and pictures inside it, and nothing else."""
 STYLE = files("featurestore.page").joinpath("style.css").read_text(encoding="utf-8")
-VOID = frozenset({"meta"})
 
 
 class Html(str):
-    """A text that is HTML already."""
+    """A text that is HTML already, and is not escaped."""
 
     __slots__ = ()
 
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a page, with a heading that the page's navigation names."""
-
-    title: str
-    content: tuple[str, ...]
-
-    @property
-    def id(self) -> str:
-        """Its anchor."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+    def __html__(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -63,49 +56,111 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A picture and what to know of it.
+
+    Attributes:
+        title: what it shows.
+        picture: from `charts.to_svg`.
+        caption: how to read it.
+        legend: what colours mean.
+        large: as wide as the page allows.
+    """
+
+    title: str
+    picture: Html
+    caption: str = ""
+    legend: Sequence[Key] = ()
+    large: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: what it shows.
+        header: names of the columns.
+        rows: as many cells each, or fewer; a cell that is `Html` is written as it is.
+        text: columns to the left; the others hold numbers, to the right.
+        long: columns whose text may wrap.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: Collection[int] = (0,)
+    long: Collection[int] = ()
+
+    def kind(self, column: int) -> str:
+        """The style of a column's cells."""
+        return "long" if column in self.long else "text" if column in self.text else ""
+
+
+@dataclass(frozen=True)
 class Page:
     """A whole report.
 
     Attributes:
+        template: `{package}/{name}.html`.
         title: its heading.
         lead: lines below the heading.
         cards: the numbers that matter most.
-        sections: in order.
+        data: what the template's sections name.
     """
 
+    template: str
     title: str
-    lead: tuple[str, ...]
-    cards: tuple[Card, ...]
-    sections: tuple[Section, ...]
+    lead: Sequence[str]
+    cards: Sequence[Card]
+    data: Mapping[str, Any]
 
     def render(self) -> str:
         """The document."""
-        head = element(
-            "head",
-            element("meta", charset="utf-8"),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            element("title", self.title),
-            Html(f"<style>{STYLE}</style>"),
+        return (
+            _templates()
+            .get_template(self.template)
+            .render(
+                **self.data,
+                title=self.title,
+                lead=self.lead,
+                cards=self.cards,
+                sections=[],  # names of the sections, in order: `section` adds them, the navigation shows them
+                policy=POLICY,
+                style=Html(STYLE),
+                now=datetime.now(UTC),
+                software=versions(),
+            )
         )
-        links = [element("li", element("a", section.title, href=f"#{section.id}")) for section in self.sections]
-        body = element(
-            "body",
-            element("header", element("h1", self.title), *(paragraph(line, "lead") for line in self.lead), cards(self.cards)),
-            element("nav", element("ul", *links), aria_label="Sections"),
-            element("main", *map(_section, self.sections)),
-            element("footer", paragraph(_made())),
-        )
-        return "<!DOCTYPE html>\n" + element("html", head, body, lang="en") + "\n"
 
-    def save(self, path: Path) -> None:
-        """Write the document, whole or not at all.
+    def save(self, path: Path) -> str:
+        """Write the document, whole or not at all; returns it.
 
         Raises:
             UsageError: when the file cannot be written.
         """
+        document = self.render()
         with whole_file(path) as file:
-            file.write(self.render().encode())
+            file.write(document.encode())
+        return document
+
+
+@cache
+def _templates() -> Environment:
+    def load(name: str) -> str:
+        package, _, file = name.partition("/")
+        return files(package).joinpath(file).read_text(encoding="utf-8")
+
+    environment = Environment(
+        autoescape=True,
+        loader=FunctionLoader(load),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["anchor"] = lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return environment
 
 
 def require_place(path: Path) -> None:
@@ -124,98 +179,6 @@ def require_place(path: Path) -> None:
         raise UsageError(f"--html {path}: its directory cannot be written to; choose another one")
 
 
-def element(name: str, /, *children: str, **attributes: str) -> Html:
-    """`<name …>children</name>`; text among children is escaped, and `aria_label` is written `aria-label`, `class_` `class`."""
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value, quote=True)}"' for key, value in attributes.items()
-    )
-    if name in VOID:
-        return Html(f"<{name}{written}>")
-    inside = "".join(child if isinstance(child, Html) else html.escape(child) for child in children)
-    return Html(f"<{name}{written}>{inside}</{name}>")
-
-
-def paragraph(text: str, kind: str = "") -> Html:
-    """A paragraph; kinds are classes of the style sheet: `note`, `warning`, `lead`, `verdict`."""
-    return element("p", text, class_=kind) if kind else element("p", text)
-
-
-def cards(found: Iterable[Card]) -> Html:
-    """Numbers, each with its name above and more of it below."""
-    return element("dl", *(element("div", *_card(card)) for card in found), class_="cards")
-
-
-def _card(card: Card) -> list[Html]:
-    parts = [element("dt", card.label), element("dd", card.value)]
-    return [*parts, element("dd", card.detail, class_="detail")] if card.detail else parts
-
-
-def table(
-    caption: str,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    text: Collection[int] = (0,),
-    long: Collection[int] = (),
-) -> Html:
-    """A table that scrolls in its own box when it is too wide.
-
-    Args:
-        caption: what it shows.
-        header: names of the columns.
-        rows: as many cells each, or fewer.
-        text: columns to the left; the others hold numbers, to the right.
-        long: columns whose text may wrap.
-    """
-
-    def kind(column: int) -> dict[str, str]:
-        return {"class_": "long"} if column in long else {"class_": "text"} if column in text else {}
-
-    head = [element("th", cell, scope="col", **({"class_": "text"} if kind(i) else {})) for i, cell in enumerate(header)]
-    padded = ([*row, *[""] * (len(header) - len(row))] for row in rows)
-    body = [element("tr", *(element("td", cell, **kind(i)) for i, cell in enumerate(row))) for row in padded]
-    content = (element("caption", caption), element("thead", element("tr", *head)), element("tbody", *body))
-    return element("div", element("table", *content), class_="scroll", tabindex="0", role="region", aria_label=caption)
-
-
 def shorten(names: Sequence[str], most: int = 8) -> str:
     """The first of a list, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def charts(*figures: str) -> Html:
-    """Figures beside each other, as many as fit."""
-    return element("div", *figures, class_="charts")
-
-
-def beside(*parts: str) -> Html:
-    """Tables and figures of different width beside each other, as many as fit."""
-    return element("div", *parts, class_="beside")
-
-
-def figure(title: str, picture: str, caption: str = "", legend: Iterable[Key] = (), *, large: bool = False) -> Html:
-    """A picture with its title above, what colours mean, and what to know below.
-
-    Args:
-        title: what it shows.
-        picture: from `charts.to_svg`.
-        caption: how to read it.
-        legend: what colours mean.
-        large: as wide as the page allows.
-    """
-    marks = [
-        element("li", element("span", key.mark, style=f"color: var(--{key.colour})", aria_hidden="true"), key.name)
-        for key in legend
-    ]
-    parts = [element("figcaption", element("b", title))]
-    parts += [element("ul", *marks, class_="legend")] if marks else []
-    parts += [Html(picture)] + ([element("figcaption", caption)] if caption else [])
-    return element("figure", *parts, **({"class_": "large"} if large else {}))
-
-
-def _section(section: Section) -> Html:
-    return element("section", element("h2", section.title), *section.content, id=section.id)
-
-
-def _made() -> str:
-    software = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by {software}. Nothing on this page is fetched from elsewhere."

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from featurestore.errors import UsageError
-from featurestore.page.page import STYLE, Page
+from featurestore.page.page import STYLE
 from featurestore.whole_file import whole_file
 
+SECTION = re.compile(r'<section id="([^"]*)">(.*?)</section>', re.DOTALL)
 FIGURE = re.compile(r"<figure\b.*?</figure>", re.DOTALL)
 TITLE = re.compile(r"<figcaption><b>(.*?)</b>", re.DOTALL)
 PICTURE = re.compile(r"<svg (?!class=\"narrow\").*?</svg>", re.DOTALL)
@@ -17,11 +18,11 @@ VARIABLE = re.compile(r"var\(--(\w+)\)")
 LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", STYLE.partition("@media")[0]))
 
 
-def save_pictures(page: Page, directory: Path) -> list[Path]:
+def save_pictures(document: str, directory: Path) -> list[Path]:
     """Write every picture of a page as `NN-section-title.svg`.
 
     Args:
-        page: whose figures they are.
+        document: the page whose figures they are.
         directory: created when absent.
 
     Returns:
@@ -35,11 +36,11 @@ def save_pictures(page: Page, directory: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"--out {directory} cannot be made ({error.strerror}); choose another directory") from error
     written: list[Path] = []
-    for section in page.sections:
-        for figure in FIGURE.findall("".join(section.content)):
+    for section, content in SECTION.findall(document):
+        for figure in FIGURE.findall(content):
             title = TITLE.search(figure)
             for picture in PICTURE.findall(figure):
-                name = f"{len(written) + 1:02}-{section.id}-{_slug(title[1] if title else '')}".rstrip("-")
+                name = f"{len(written) + 1:02}-{section}-{_slug(title[1] if title else '')}".rstrip("-")
                 path = directory / f"{name}.svg"
                 with whole_file(path) as file:
                     file.write(_standalone(picture).encode())

@@ -26,6 +26,7 @@ from featurestore.source.recording import Recording
 from featurestore.store import sets
 from featurestore.store.presence import require_kept
 from featurestore.store.read_segments import read_marker
+from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import SplitSpec
 
 CLOCK_SIGMAS = 5
@@ -109,7 +110,7 @@ def build_pairs(request: PairBuildRequest, progress: Progress) -> PairBuildRepor
         sessions=len(plan.sessions),
         rows=counts["rows"],
         without_delay=counts["pairs"] - counts["rows"],
-        splits={name: counts[name] for name in ("train", "val", "test")},
+        splits={name: counts[name] for name in SPLITS},
         rejected=counts["rejected"],
         sessions_reused=plan.count_sessions([use for use in plan.uses if use.reason is not None]),
         sessions_computed=plan.count_sessions(plan.to_compute),

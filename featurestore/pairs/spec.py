@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from featurestore.delay.pairs import PairOptions
 from featurestore.errors import UsageError
-from featurestore.tensor.spec import canonical_json, differing_fields, digest
+from featurestore.option import PAIRS, option
+from featurestore.tensor.spec import NamedSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from featurestore.delay.pairs import PairOptions
 
 
 @dataclass(frozen=True)
-class PairSpec:
-    """Every parameter that changes how a pair correlates.
-
-    Attributes:
-        max_lag_us: lags go from minus to plus this: the longest way between two receivers at 300 m/µs, and what their clocks
-            may be off.
-        n_lags: how many, evenly spaced; odd, so that 0 is one.
-        pair_seconds: of what receivers heard together, use at most so much.
-        band_low_hz: lowest frequency from the captures' centre; `None`: no bound. Occupied bins are found within.
-        band_high_hz: highest.
+class PairSpec(NamedSpec):
+    """Every parameter that changes how a pair correlates. Lags are evenly spaced; the occupied bins are found within the band.
 
     Raises:
         UsageError: when a value is impossible; the message names it.
     """
 
-    max_lag_us: float = 1000.0
-    n_lags: int = 257
-    pair_seconds: float = 30.0
-    band_low_hz: float | None = None
-    band_high_hz: float | None = None
+    max_lag_us: float = option(
+        1000.0,
+        "Largest delay between two receivers in microseconds: the longest distance between them at 300 m/µs, and what their "
+        "clocks may be off.",
+        PAIRS,
+    )
+    n_lags: int = option(257, "Number of lags from minus to plus the largest delay; an odd number, so that 0 is one.", PAIRS)
+    pair_seconds: float = option(30.0, "Use at most this many seconds of what two receivers heard together.", PAIRS)
+    band_low_hz: float | None = option(
+        None, "Lowest frequency to correlate, in Hz from the captures' centre.", PAIRS, unset="no bound"
+    )
+    band_high_hz: float | None = option(
+        None, "Highest frequency to correlate, in Hz from the captures' centre.", PAIRS, unset="no bound"
+    )
 
     def __post_init__(self) -> None:
         if not (0 < self.max_lag_us <= 100_000):
@@ -55,31 +59,15 @@ class PairSpec:
     @property
     def lag_s(self) -> npt.NDArray[np.float64]:
         """(n_lags,) the lags: how much later the first receiver of a pair hears than the second."""
+        import numpy as np  # here, because the help of `build-pairs` reads this record, and is quick
+
         half = self.n_lags // 2
         return np.asarray(np.arange(-half, half + 1) * (self.max_lag_us * 1e-6 / half))
 
     @property
     def options(self) -> PairOptions:
         """The same for `delay.measure_pairs`."""
+        from featurestore.delay.pairs import PairOptions
+
         unbounded = self.band_low_hz is None and self.band_high_hz is None
         return PairOptions(self.max_lag_us * 1e-6, self.pair_seconds, None if unbounded else self.band)
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], source: str) -> Self:
-        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        if odd := differing_fields(cls, values):
-            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
-        return cls(**values)
-
-    @property
-    def id(self) -> str:
-        """The spec's name: digest of its canonical JSON."""
-        return digest(self.canonical())
-
-    def canonical(self) -> str:
-        """The text that names the spec, and the content of `spec.json`."""
-        return canonical_json(self.to_json())

@@ -17,7 +17,7 @@ from featurestore.pairs.segments import COMPUTED, REASON, Details, PairSegment, 
 from featurestore.progress import Progress, Silent
 from featurestore.store.segments import segments_path
 from featurestore.store.sets import LATEST, read_manifest, resolve, set_path
-from featurestore.store.split import count_splits
+from featurestore.store.split import SPLITS, count_splits
 
 
 def verify_pairs(store: str, version: str = LATEST, progress: Progress | None = None) -> Verification:
@@ -48,7 +48,7 @@ def _check_labels(inspector: Inspector, opened: PairSet) -> None:
     copies = inspector.group(path)
     columns = {name: inspector.array(f"{path}/{name}", copies, manifest.n_rows, manifest.labels.get(name)) for name in LABELS}
     split = columns["split"]
-    if split is not None and count_splits(split) != {name: manifest.counts[name] for name in ("train", "val", "test")}:
+    if split is not None and count_splits(split) != {name: manifest.counts[name] for name in SPLITS}:
         inspector.note(DAMAGED, f"{path}/zarr.json", "states other splits than the array split holds")
     inspector.document(f"{path}/rejected.json")
     if inspector.document(f"specs/{manifest.spec}/spec.json") is not None:

@@ -22,7 +22,7 @@ from featurestore.store.set_receivers import read_set_receivers
 from featurestore.store.sets import LABEL_ATTRIBUTES, LATEST, Labels, read_manifest, read_spec, resolve, set_path
 from featurestore.store.split import Split
 from featurestore.tensor.rejection import RejectedCapture
-from featurestore.tensor.spec import FeatureSpec
+from featurestore.tensor.spec import CHANNELS, FeatureSpec
 
 if TYPE_CHECKING:
     import xarray
@@ -140,6 +140,36 @@ class FeatureSet:
         path = f"{segment.path}/{features_name(self.manifest.basis)}"
         return read_chunk(self.objects, path, segment.features(self.manifest.basis), chunk, crc)
 
+    @cached_property
+    def chunks(self) -> list[tuple[int, int]]:
+        """(segment, chunk) of all its chunks, in the order of their rows."""
+        return [(number, chunk) for number, segment in enumerate(self.segments) for chunk in range(segment.n_chunks)]
+
+    def chunk_rows(self, chunk: tuple[int, int]) -> range:
+        """The rows of the set that a chunk holds."""
+        first = sum(segment.n_rows for segment in self.segments[: chunk[0]])
+        rows = self.segments[chunk[0]].features(self.manifest.basis).rows(chunk[1])
+        return range(first + rows.start, first + rows.stop)
+
+    def read_chunk(self, chunk: tuple[int, int]) -> npt.NDArray[np.float16]:
+        """The tensors of a chunk, (row, 3, band, frame), checked; NaN where a row was rejected."""
+        segment = self.segments[chunk[0]]
+        return self.read_features(segment, chunk[1], self.checksums(segment)[chunk[1]])
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """The tensors of a few rows, (row, 3, band, frame): only the chunks that hold them are read, each once.
+
+        Raises:
+            StoreError: when a chunk is missing or damaged.
+        """
+        tensors = np.empty((len(rows), *self.spec.tensor_shape), np.float16)
+        for chunk in self.chunks:
+            held = self.chunk_rows(chunk)
+            places = np.flatnonzero((rows >= held.start) & (rows < held.stop))
+            if len(places):
+                tensors[places] = self.read_chunk(chunk)[rows[places] - held.start]
+        return tensors
+
     def to_xarray(self) -> xarray.Dataset:
         """All rows of its segments as one Dataset, with `features` as a lazy Dask array and labels and facts beside it.
 
@@ -169,7 +199,7 @@ class FeatureSet:
             "session_id": ("row", np.array(format_sessions(self.fact("session_id")), "U36")),
             "receiver_latitude": ("row", stands[:, 0], {"units": "degrees_north"}),
             "receiver_longitude": ("row", stands[:, 1], {"units": "degrees_east"}),
-            "channel": ("channel", ["I", "Q", "magnitude"]),
+            "channel": ("channel", list(CHANNELS)),
         }
         dimensions = ("row", "channel", band, "frame")
         return xarray.Dataset(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from featurestore.errors import StoreError
+from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import ID_DIGITS
 
 SCHEMA = 1
@@ -82,7 +83,7 @@ class Manifest:
             for given in ids:
                 if not re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", given):
                     raise ValueError(f"{given!r} is no id")
-            for key in ("captures", "rows", "train", "val", "test", "rejected", "reused", "computed"):
+            for key in ("captures", "rows", *SPLITS, "rejected", "reused", "computed"):
                 _ = manifest.counts[key]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.errors import UsageError
+from featurestore.option import SPLIT, TENSORS, option
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 ID_DIGITS = 12
 ALIGNMENTS = ("none", "session")
+SPLIT_BY = ("session", "region")
 
 
 CHANNELS = ("I", "Q", "magnitude")
@@ -37,6 +39,31 @@ def differing_fields(kind: type[DataclassInstance], values: Mapping[str, Any]) -
     return ", ".join(sorted({field.name for field in fields(kind)}.symmetric_difference(values)))
 
 
+@dataclass(frozen=True)
+class NamedSpec:
+    """Parameters that decide values, and a name that tells them: the digest of their canonical JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> Self:
+        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
+        if odd := differing_fields(cls, values):
+            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """The spec's name."""
+        return digest(self.canonical())
+
+    def canonical(self) -> str:
+        """The text that names the spec, and the content of `spec.json`."""
+        return canonical_json(self.to_json())
+
+
 def _integral(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _integral(item) for key, item in value.items()}
@@ -48,40 +75,47 @@ def _integral(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class FeatureSpec:
-    """Every parameter that changes a tensor's values.
-
-    Attributes:
-        sample_rate_hz: rate that captures must have.
-        n_fft: STFT frame length in samples.
-        hop_length: samples from one frame to the next.
-        window: name of the taper, as `scipy.signal.get_window` knows it (periodic).
-        n_mels: number of mel bands.
-        f_min_hz: lower edge of the lowest band.
-        f_max_hz: upper edge of the highest band; `None` means half the sample rate.
-        n_frames: frames per tensor.
-        windows_per_capture: tensors taken from each capture, evenly spread over it.
-        floor_db: level in dBFS below which nothing is told apart.
-        n_mfcc: 0 stores log-mel bands; k > 0 stores the first k cepstral coefficients instead.
-        align: `none` takes each capture's windows from all of it; `session` from the time that all captures of its session with
-            a known start share, so that a window is the same moment at all receivers.
+class FeatureSpec(NamedSpec):
+    """Every parameter that changes a tensor's values. The window is periodic, as `scipy.signal.get_window` makes it.
 
     Raises:
         UsageError: when a value is impossible; the message names it.
     """
 
-    sample_rate_hz: float = 192_000
-    n_fft: int = 2048
-    hop_length: int = 512
-    window: str = "hann"
-    n_mels: int = 128
-    f_min_hz: float = 0
-    f_max_hz: float | None = None
-    n_frames: int = 32
-    windows_per_capture: int = 1
-    floor_db: float = -120
-    n_mfcc: int = 0
-    align: str = "none"
+    sample_rate_hz: float = option(
+        192_000, "Sample rate in Hz that captures must have. Captures of another rate are rejected.", TENSORS
+    )
+    n_fft: int = option(
+        2048,
+        "Length of an STFT frame in samples, at least 4. A longer frame resolves frequency better and time worse.",
+        TENSORS,
+    )
+    hop_length: int = option(
+        512, "Samples from one frame to the next. With a larger hop, as many frames cover a longer time.", TENSORS
+    )
+    window: str = option(
+        "hann", "Taper of a frame, by its name in scipy.signal. It must be one that needs no parameters.", TENSORS
+    )
+    n_mels: int = option(128, "Number of mel bands, which is the height of a tensor.", TENSORS)
+    f_min_hz: float = option(
+        0, "Lower edge of the lowest band in Hz. An edge above 0 leaves out what is near the tuned frequency.", TENSORS
+    )
+    f_max_hz: float | None = option(None, "Upper edge of the highest band in Hz.", TENSORS, unset="half the sample rate")
+    n_frames: int = option(32, "Number of STFT frames, which is the width of a tensor.", TENSORS)
+    windows_per_capture: int = option(
+        1, "Tensors from each capture, evenly spread over it, at most 32767. Each is a row with the same labels.", TENSORS
+    )
+    floor_db: float = option(-120, "Level in dBFS below which all values are alike, from -300 to below 0.", TENSORS)
+    n_mfcc: int = option(
+        0, "Store this many cepstral coefficients instead of mel bands, at most as many as bands. 0 stores the bands.", TENSORS
+    )
+    align: str = option(
+        "none",
+        "Take windows from the whole capture (none), or from the time that all captures of the session with a known start "
+        "share (session), so that a window is the same moment at all receivers.",
+        TENSORS,
+        choices=ALIGNMENTS,
+    )
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop_length", "n_mels", "n_frames", "windows_per_capture"):
@@ -130,49 +164,52 @@ class FeatureSpec:
 
     def to_json(self) -> dict[str, Any]:
         """All fields, with `f_max_hz` resolved; without `align` where that is `none`, as in specs of before there was one."""
-        values = asdict(self)
+        values = super().to_json()
         return values if self.align != "none" else {name: value for name, value in values.items() if name != "align"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> Self:
-        """The spec that `source` holds; `UsageError` names unknown or missing fields."""
-        values = {"align": "none", **values}
-        if odd := differing_fields(cls, values):
-            raise UsageError(f"{source} is not a spec this version understands: fields {odd} differ; use a matching version")
-        return cls(**values)
+        """The spec that `source` holds, also of before there was `align`; `UsageError` names unknown or missing fields."""
+        return super().from_json({"align": "none", **values}, source)
 
-    @property
-    def id(self) -> str:
-        """The spec's name: digest of its canonical JSON."""
-        return digest(self.canonical())
 
-    def canonical(self) -> str:
-        """The text that names the spec, and the content of `spec.json`."""
-        return canonical_json(self.to_json())
+def parse_fold(text: str) -> tuple[int, int]:
+    """`"2/5"` as (2, 5)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None:
+        raise UsageError(f"fold is {text!r}; wanted i/k, as 2/5")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
 class SplitSpec:
     """Which part of the circle of sessions is train, validation and test.
 
-    Attributes:
-        val_fraction: share of validation sessions.
-        test_fraction: share of test sessions.
-        seed: turns the circle.
-        by: `session`, or `region`: sessions of one geographic grid cell stay together.
-        fold: (i, k): the validation set is [i/k, (i+1)/k), all the rest is train and there is no test set.
-        region_degrees: size of a grid cell, for `region`.
+    `fold` is (i, k): validation is the part [i/k, (i+1)/k) of the circle, all the rest is train, and there is no test set.
     """
 
-    val_fraction: float = 0.1
-    test_fraction: float = 0.1
-    seed: int = 42
-    by: str = "session"
-    fold: tuple[int, int] | None = None
-    region_degrees: float | None = None
+    val_fraction: float = option(0.1, "Share of sessions for validation, from 0 to below 1.", SPLIT)
+    test_fraction: float = option(0.1, "Share of sessions for testing, from 0 to below 1.", SPLIT)
+    seed: int = option(42, "Number that decides which sessions go where.", SPLIT, name="split-seed", key="split_seed")
+    by: str = option(
+        "session",
+        "What stays together in one split: the captures of a session, or all sessions of a cell of a geographic grid (region).",
+        SPLIT,
+        name="split-by",
+        key="split_by",
+        choices=SPLIT_BY,
+    )
+    fold: tuple[int, int] | None = option(
+        None,
+        "Cross-validation: validate on part I of K, counted from 0, train on the rest, and test on nothing.",
+        SPLIT,
+        metavar="I/K",
+        parse=parse_fold,
+    )
+    region_degrees: float | None = option(None, "Side of a grid cell in degrees, with --split-by region.", SPLIT, unset="0.1")
 
     def __post_init__(self) -> None:
-        _require(self.by in ("session", "region"), self, "by", "session or region")
+        _require(self.by in SPLIT_BY, self, "by", "session or region")
         if self.fold is not None:
             i, k = self.fold
             _require(k >= 2 and 0 <= i < k, self, "fold", "i/k with k of at least 2 and i from 0 to k-1, as 2/5")
@@ -187,14 +224,6 @@ class SplitSpec:
         else:
             object.__setattr__(self, "region_degrees", 0.1 if self.region_degrees is None else self.region_degrees)
             _require(0 < (self.region_degrees or 0) <= 90, self, "region_degrees", "a cell size in (0, 90] degrees")
-
-    @classmethod
-    def parse_fold(cls, text: str) -> tuple[int, int]:
-        """`"2/5"` as (2, 5)."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if match is None:
-            raise UsageError(f"fold is {text!r}; wanted i/k, as 2/5")
-        return int(match[1]), int(match[2])
 
     @property
     def bounds(self) -> tuple[float, float]:

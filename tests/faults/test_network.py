@@ -28,7 +28,7 @@ from featurestore.objects.patience import Patience
 from featurestore.services import Running
 from featurestore.source.catalog import read_snapshot
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 impatiently = pytest.mark.usefixtures("impatient")
 """For tests in which something stalls; the others have time, however busy the machine is."""

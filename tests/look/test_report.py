@@ -19,6 +19,7 @@ import zarr
 from browser import look
 from click.testing import CliRunner
 from corpus_for_tests import SMALL, Corpus
+from jinja2 import UndefinedError
 from matplotlib.image import imread
 from pages import read_page
 from psycopg import sql
@@ -31,17 +32,17 @@ from featurestore.look.report.distributions import Values
 from featurestore.look.report.examples import choose_examples
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.maps import SPLIT_COLOURS, draw_map, find_places
+from featurestore.look.report.set_pictures import sample_chunks
 from featurestore.look.report.set_report import ReportRequest, write_set_report
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
 from featurestore.objects.objects import Location
 from featurestore.page.charts import to_svg
-from featurestore.page.page import element, table
+from featurestore.page.page import Card, Chart, Html, Page, Table
 from featurestore.services import Running, postgres
 from featurestore.source.catalog_writing import create_table
 from featurestore.source.receivers import Receivers
 from featurestore.store.bases import Basis
 from featurestore.store.feature_set import FeatureSet, open_set
-from featurestore.store.read_rows import read_rows, sample_chunks
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import FeatureSpec
 
@@ -143,13 +144,38 @@ def test_nothing_is_injected(world: World) -> None:
     examples = next(rows for caption, rows in page.tables.items() if caption.startswith("Examples"))
     assert HOSTILE in [row[3] for row in examples]
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "form"}
-    assert "default-src &#x27;none&#x27;" in written
+    assert "default-src &#39;none&#39;" in written
     assert not re.search(r'(?:src|href)="(?!#|data:image/png;base64,)', written)
 
 
-def test_elements_escape_what_is_not_html_already() -> None:
-    assert element("p", "<b>&", class_='"x"') == '<p class="&quot;x&quot;">&lt;b&gt;&amp;</p>'
-    assert "<strong>1</strong>" in table("t", ("a",), [(element("strong", "1"),)])
+def test_pages_escape_what_is_not_html_already() -> None:
+    """Labels in attributes, headings and cells; a picture is HTML already, and stays as it is."""
+    hostile = '<b onload="x">&'
+    figure, table = Chart(hostile, Html("<svg><b></b></svg>"), hostile), Table(hostile, (hostile,), [(hostile,), ()])
+    map_of_it = {"chart": figure, "by_split": table, "shared": hostile}
+    basis = {"id": hostile, "rows": "1", "charts": [figure], "by_channel": table}
+    data = {
+        "what": {"tensors": hostile, "spec": table, "split": table, "origin": table},
+        "warnings": [{"level": hostile, "kind": hostile, "message": hostile}],
+        "map": map_of_it,
+        "sample": None,
+        "basis": basis,
+        "labels": {"charts": [figure], "spread": table},
+        "receivers": {"chart": None, "captures": hostile, "table": table},
+        "rejected": {"by_reason": None, "captures": hostile},
+        "builds": {"ends": hostile, "chart": None, "table": table},
+    }
+    page = Page("featurestore.look.report/features.html", hostile, (hostile,), (Card(hostile, hostile, hostile),), data)
+    document = page.render()
+    assert document.count("<svg><b></b></svg>") == 3
+    assert "<b onload" not in document
+    assert '"x"' not in document
+    del data["basis"]
+    with pytest.raises(UndefinedError, match="basis"):
+        page.render()
+
+
+def test_charts_escape_what_they_write() -> None:
     chart = to_svg(lambda figure: figure.text(0, 0.5, "</svg><script>alert(1)</script> $x_{$"), '"><script>', 100)
     assert "<script" not in chart
     assert "$x_{$" in chart  # no formula
@@ -201,7 +227,7 @@ def test_values_and_levels_are_those_of_the_store(world: World) -> None:
     assert values.largest == pytest.approx(np.abs(wide).max(axis=(0, 2, 3)))
     assert values.normalized.sum(axis=1).tolist() == [wide[:, 0].size] * 3
     some = served[[0, 5, len(served) - 1]]
-    tensors = read_rows(opened, some)
+    tensors = opened.read_rows(some)
     assert np.array_equal(tensors, normalized[some])
     assert to_decibels(opened.basis, tensors) == pytest.approx(logmel[some], abs=0.05)
 

@@ -7,49 +7,72 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import RECEIVERS, STORE, reported
+from featurestore.commands.shell import RECEIVERS, STORE, Sections, option, reported
+from featurestore.option import DATA, HARDWARE, NETWORK, OUTPUT, TRACKING
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("checkpoint")
 @STORE
-@click.option(
-    "--features", "version", help="Feature set: a version or a tag.  [default: the one that the network was trained on]"
+@option(
+    "--features",
+    "version",
+    heading=DATA,
+    help="Feature set to measure on: a version or a tag.  [default: the one that the network was trained on]",
 )
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True, help="Which rows.")
-@click.option(
+@option(
+    "--split",
+    heading=DATA,
+    type=click.Choice(["train", "val", "test"]),
+    default="val",
+    show_default=True,
+    help="Split whose rows are predicted.",
+)
+@option(
     "--out",
+    heading=OUTPUT,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw plots there, and write metrics.json; created when absent.",
+    help="Directory for plots and metrics.json. It is created when absent.",
 )
-@click.option(
+@option(
     "--predictions",
+    heading=OUTPUT,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write one row for each prediction, as .parquet or .csv.",
+    help="File for one row per prediction, as .parquet or .csv.",
 )
-@click.option(
+@option(
     "--html",
+    heading=OUTPUT,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a report as one HTML page: errors, calibration, map, worst cases, training curves.",
+    help="File for a report as one HTML page: errors, calibration, map, worst cases, training curves.",
 )
-@click.option(
+@option(
     "--tracking-uri",
+    heading=TRACKING,
     envvar="MLFLOW_TRACKING_URI",
     default="sqlite:///mlflow.db",
     show_default=True,
-    help="Of MLflow, for the report's training curves; it need not answer.",
+    help="Address of MLflow, which has the training curves of the report. It need not answer.",
 )
 @RECEIVERS
-@click.option("--against", metavar="CHECKPOINT", help="Another network beside it, for sessions or captures.")
-@click.option("--batch-size", default=256, show_default=True, help="Rows at a time.")
-@click.option("--k", default=5, show_default=True, help="Neighbours of the k-nearest baseline; 0 leaves it out.")
-@click.option("--threads", default=4, show_default=True, help="Threads that fetch chunks.")
+@option(
+    "--against", heading=NETWORK, metavar="CHECKPOINT", help="Another network to measure beside it, for sessions or captures."
+)
+@option("--batch-size", heading=HARDWARE, default=256, show_default=True, help="Number of rows at a time.")
+@option(
+    "--k",
+    heading=NETWORK,
+    default=5,
+    show_default=True,
+    help="Number of neighbours of the k-nearest baseline. 0 leaves it out.",
+)
+@option("--threads", heading=HARDWARE, default=4, show_default=True, help="Number of threads that fetch chunks.")
 @reported
 def evaluate(progress: Progress, **options: Any) -> Any:
     """Measure a trained network on a split of a feature set, beside what knowing nothing achieves.

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from featurestore.commands.shell import JSON, QUIET, emit, share_cores
+from featurestore.commands.shell import JSON, QUIET, Sections, emit, option, share_cores
+from featurestore.option import OUTPUT, SEARCH
 from trainer.commands.train import train, train_request
 from trainer.sweep.presets import PRESETS
 
@@ -27,56 +28,73 @@ def _like_train(command: click.Command) -> click.Command:
 
 
 @_like_train
-@click.command()
-@click.option("--study", "name", required=True, help="Name of the study; the same one goes on with it, or joins in.")
-@click.option(
+@click.command(cls=Sections)
+@option("--study", "name", heading=SEARCH, required=True, help="Name of the study; the same one goes on with it, or joins in.")
+@option(
     "--storage",
+    heading=SEARCH,
     default="sqlite:///sweep.db",
     show_default=True,
     metavar="URL",
     help="Where studies are: sqlite:///FILE, or postgresql://USER@HOST/DATABASE for several machines (schema optuna).",
 )
-@click.option(
+@option(
     "--preset",
+    heading=SEARCH,
     type=click.Choice(list(PRESETS)),
     help="Learning rate x batch size x dropout x weight decay: "
     + "; ".join(f"{name}: {' '.join(searches)}" for name, searches in PRESETS.items())
     + ".  [default, without --search: standard; ranges for tpe and random]",
 )
-@click.option(
+@option(
     "--search",
     "searches",
+    heading=SEARCH,
     multiple=True,
     metavar="NAME=VALUES",
     help="A hyperparameter to vary, as batch_size=64,128 or dropout=0..0.5 or learning_rate=log:1e-4..3e-3; repeatable, and "
     "before the preset's. Any of network, optimizer, loss and augmentation; a wrong name lists them.",
 )
-@click.option(
+@option(
     "--sampler",
+    heading=SEARCH,
     type=click.Choice(["grid", "tpe", "random"]),
     help="Each combination once, where earlier trials were good, or by chance.  [default: grid; tpe where there is a range]",
 )
-@click.option(
-    "--trials", type=click.IntRange(min=1), help="Of the study, over all processes.  [default: all of a grid, else 50]"
+@option(
+    "--trials",
+    heading=SEARCH,
+    type=click.IntRange(min=1),
+    help="Of the study, over all processes.  [default: all of a grid, else 50]",
 )
-@click.option(
+@option(
     "--objective",
+    heading=SEARCH,
     type=click.Choice(["loss", "error"]),
     default="loss",
     show_default=True,
     help="What is minimized: validation loss, or mean error in km at the epoch with the lowest loss.",
 )
-@click.option(
-    "--pruner", type=click.Choice(["median", "hyperband"]), default="median", show_default=True, help="Ends bad trials early."
+@option(
+    "--pruner",
+    heading=SEARCH,
+    type=click.Choice(["median", "hyperband"]),
+    default="median",
+    show_default=True,
+    help="Ends bad trials early.",
 )
-@click.option("--no-pruning", is_flag=True, help="Run every trial to its end.")
-@click.option(
-    "--prune-after", type=click.IntRange(min=1), help="Epochs before which none is ended.  [default: --warmup-epochs]"
+@option("--no-pruning", heading=SEARCH, is_flag=True, help="Run every trial to its end.")
+@option(
+    "--prune-after",
+    heading=SEARCH,
+    type=click.IntRange(min=1),
+    help="Epochs before which none is ended.  [default: --warmup-epochs]",
 )
-@click.option("--startup-trials", default=5, show_default=True, help="Complete trials before the median counts.")
-@click.option(
+@option("--startup-trials", heading=SEARCH, default=5, show_default=True, help="Complete trials before the median counts.")
+@option(
     "--out",
     "directory",
+    heading=OUTPUT,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="For sweep.json, sweep.png, and the best network trained here.  [default: sweep-NAME]",

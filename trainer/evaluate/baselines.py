@@ -17,7 +17,7 @@ from featurestore.store.split import Split, count_splits
 from trainer.evaluate.metrics import error_summary, sample_evenly
 from trainer.network.geometry import Float64, Region, geodesic_m
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 BLOCK_BYTES = 64 * 2**20
 """Memory for one block of float32 features in `k_nearest`, which needs about five times as much at most."""

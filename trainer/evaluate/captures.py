@@ -13,7 +13,7 @@ from trainer.evaluate.request import EvaluateRequest
 from trainer.network.checkpoints import Checkpoint
 from trainer.network.geometry import Float64
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 
 def run_captures(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.page.charts import Draw, both_sizes, to_svg
-from featurestore.page.page import Html, Key, figure
+from featurestore.page.page import Chart, Key
 from trainer.evaluate import plots
 from trainer.evaluate.metrics import Predictions, squared_deviations
 from trainer.network.geometry import Float64
@@ -28,7 +28,7 @@ HEIGHT = 280
 Groups = Sequence[tuple[str, npt.NDArray[np.bool_]]]
 
 
-def cdf_figure(curves: Mapping[str, Float64]) -> Html:
+def cdf_figure(curves: Mapping[str, Float64]) -> Chart:
     """How many rows err how little: errors in metres by name, of up to three."""
     median_km = {name: float(np.median(errors)) / 1000 for name, errors in curves.items()}
     drawn = [(name, errors, _tab(colour)) for (name, errors), colour in zip(curves.items(), COLOURS, strict=False)]
@@ -41,27 +41,27 @@ def cdf_figure(curves: Mapping[str, Float64]) -> Html:
         Key(_key(colour), f"{name}: median {value:.3g} km")
         for (name, value), colour in zip(median_km.items(), COLOURS, strict=False)
     ]
-    return figure("Distribution of errors", to_svg(draw, f"Distribution of errors; medians: {told}", HEIGHT), "", keys)
+    return Chart("Distribution of errors", to_svg(draw, f"Distribution of errors; medians: {told}", HEIGHT), "", keys)
 
 
-def calibration_figures(predictions: Predictions) -> list[Html]:
+def calibration_figures(predictions: Predictions) -> dict[str, Chart]:
     """Whether σ is right: expected and found errors, and how many transmitters the ellipses hold."""
     squared = squared_deviations(predictions)
     inside = ", ".join(f"{(squared <= k * k).mean():.1%} in {k} σ (right: {1 - np.exp(-k * k / 2):.1%})" for k in (1, 2))
-    return [
-        figure(
+    return {
+        "expected": Chart(
             "Error expected and found",
             to_svg(
                 _bare(lambda axis: plots.draw_expected(axis, predictions)), "Mean error found by error expected from σ", 330
             ),
             "Each mark: rows of similar σ, with the standard error of their mean. On the dashed line, σ is right.",
         ),
-        figure(
+        "coverage": Chart(
             "Coverage of the ellipses",
             to_svg(_bare(lambda axis: plots.draw_coverage(axis, predictions)), f"Share of transmitters: {inside}", 330),
             f"Found: {inside}. Dashed: right.",
         ),
-    ]
+    }
 
 
 def _bare(draw: Callable[[Any], None]) -> Draw:
@@ -76,7 +76,7 @@ def _bare(draw: Callable[[Any], None]) -> Draw:
     return fill
 
 
-def map_figure(picture: plots.Picture) -> Html:
+def map_figure(picture: plots.Picture) -> Chart:
     """Truth and prediction with ellipses."""
 
     def draw(figure: Figure) -> None:
@@ -95,10 +95,10 @@ def map_figure(picture: plots.Picture) -> Html:
         legend.append(Key("ink", "receiver", "✚"))
         label += "; receivers, too"
     picture_of_map = both_sizes(draw, label, (700, 360))
-    return figure("Transmitters and predictions", picture_of_map, f"{how}, around {centre}.", legend, large=True)
+    return Chart("Transmitters and predictions", picture_of_map, f"{how}, around {centre}.", legend, large=True)
 
 
-def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups: Groups, caption: str = "") -> Html:
+def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups: Groups, caption: str = "") -> Chart:
     """Quantiles of errors by group, one line for each group, and within it one for each of the compared.
 
     Args:
@@ -132,7 +132,7 @@ def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups:
     )
     keys = [Key(_key(colour), name) for name, colour, _ in errors] if len(errors) > 1 else []
     how = f"Dot: median; bar: half of the rows; line: 5% to 95%. {caption}{left_out}".strip()
-    return figure(title, to_svg(draw, f"{title}: {told}", 70 + (22 + 10 * len(errors)) * len(shown)), how, keys)
+    return Chart(title, to_svg(draw, f"{title}: {told}", 70 + (22 + 10 * len(errors)) * len(shown)), how, keys)
 
 
 def receiver_groups(predictions: Predictions) -> Groups:

@@ -12,7 +12,7 @@ import numpy as np
 
 from featurestore.errors import first_line
 from featurestore.page.charts import to_svg
-from featurestore.page.page import Html, Key, charts, figure, paragraph, table
+from featurestore.page.page import Chart, Html, Key, Table
 from featurestore.redaction import without_credentials
 from trainer.tracker_address import knock
 
@@ -111,7 +111,7 @@ def _read(uri: str, run_id: str) -> Run:
     return Run(str(run.info.run_name), run_id, metrics)
 
 
-def training_section(found: Run | str, epoch: int) -> list[Html]:
+def training_section(found: Run | str, epoch: int) -> dict[str, Any]:
     """Curves and their numbers, or why there are none.
 
     Args:
@@ -119,17 +119,17 @@ def training_section(found: Run | str, epoch: int) -> list[Html]:
         epoch: of the checkpoint, from 0: marked in the curves.
     """
     if isinstance(found, str):
-        return [paragraph(found, "note")]
+        return {"told": found, "charts": []}
     figures = []
     for title, unit, curves in CHARTS:
         drawn = [curve for curve in curves if found.metrics[curve.metric]]
         if drawn:
             keys = [Key("muted" if curve.colour == "gray" else curve.colour, curve.name) for curve in drawn]
-            figures.append(figure(title, _draw(found, title, unit, drawn, epoch), "", keys if len(keys) > 1 else ()))
+            figures.append(Chart(title, _draw(found, title, unit, drawn, epoch), "", keys if len(keys) > 1 else ()))
     if not figures:
-        return [paragraph(f"Run {found.name} ({found.run_id}) has no metrics by epoch yet.", "note")]
+        return {"told": f"Run {found.name} ({found.run_id}) has no metrics by epoch yet.", "charts": []}
     said = f"Run {found.name} ({found.run_id}). The dotted line is epoch {epoch}, that of this checkpoint."
-    return [paragraph(said), charts(*figures), table("Over the epochs", HEADER, _rows(found))]
+    return {"told": said, "charts": figures, "table": Table("Over the epochs", HEADER, _rows(found))}
 
 
 HEADER = ("", "first", "last", "lowest", "highest", "epochs")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
-from featurestore.page.page import Card, Html, Page, Section, beside, charts, figure, paragraph, table
+from featurestore.page.page import Card, Chart, Page, Table
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows
 from featurestore.store.split import Split
 from trainer.evaluate.charts import (
     calibration_figures,
@@ -43,19 +42,23 @@ def describe_evaluation(found: Evaluation, feature_set: FeatureSet, tracking_uri
     """
     checkpoint = found.checkpoint
     network = checkpoint.training.title
+    header, *rows = found.comparison()
     return Page(
+        "trainer.evaluate/evaluation.html",
         title=f"Evaluation of {checkpoint.source}",
         lead=(f"{network}, epoch {checkpoint.epoch}: {len(found.row):,} {found.split} rows of {feature_set.url}.",),
-        cards=tuple(_cards(found)),
-        sections=(
-            Section("How well", tuple(_metrics(found))),
-            Section("Is σ right?", tuple(_calibration(found))),
-            Section("Map", (map_figure(found.picture()),)),
-            Section("Where errors are", tuple(_groups(found, feature_set))),
-            Section("Worst cases", tuple(_worst_cases(found, feature_set))),
-            Section("Training", tuple(training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch))),
-            Section("What was evaluated", (_identity(found, feature_set),)),
-        ),
+        cards=list(_cards(found)),
+        data={
+            "notes": found.notes,
+            "errors": cdf_figure({"network": found.predictions.error_m, **found.picture().baselines}),
+            "comparison": Table("Network and baselines", header, rows),
+            "calibration": {**calibration_figures(found.predictions), "numbers": _calibration(found)},
+            "map": map_figure(found.picture()),
+            "groups": _groups(found, feature_set),
+            "worst": _worst_cases(found, feature_set),
+            "training": training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch),
+            "identity": _identity(found, feature_set),
+        },
     )
 
 
@@ -73,16 +76,7 @@ def _cards(found: Evaluation) -> Iterable[Card]:
     yield Card("rows", f"{len(found.row):,}", f"{len(metrics['by_receiver'])} receivers")
 
 
-def _metrics(found: Evaluation) -> list[Html]:
-    header, *rows = found.comparison()
-    curves = {"network": found.predictions.error_m, **found.picture().baselines}
-    return [
-        *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
-        beside(cdf_figure(curves), table("Network and baselines", header, rows)),
-    ]
-
-
-def _calibration(found: Evaluation) -> list[Html]:
+def _calibration(found: Evaluation) -> Table:
     metrics = found.metrics
     rows = [
         ("mean error found", f"{metrics['error_mean_m'] / 1000:,.2f} km"),
@@ -92,10 +86,10 @@ def _calibration(found: Evaluation) -> list[Html]:
         ("in the 2 σ ellipse (86.5% when right)", f"{metrics['coverage_2_sigma']:.1%}"),
         ("negative log-likelihood", f"{metrics['nll']:.2f} nats"),
     ]
-    return [charts(*calibration_figures(found.predictions), table("In numbers", ("", "network"), rows))]
+    return Table("In numbers", ("", "network"), rows)
 
 
-def _groups(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
+def _groups(found: Evaluation, feature_set: FeatureSet) -> dict[str, Any]:
     predictions, metrics = found.predictions, found.metrics
     errors = [("network", "blue", predictions.error_m)]
     receivers, bands = receiver_groups(predictions), list(snr_bands(predictions.snr_db))
@@ -107,10 +101,8 @@ def _groups(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
         figures.append(group_figure(f"Error by distance {what}", errors, groups))
         rows = [(name, *_numbers(error_summary(predictions.error_m[group], found.thresholds_m))) for name, group in groups]
         header = ("distance", "rows", "mean, km", "median", "p68", "p90", "p95")
-        tables.append(table(f"By distance {what}", header, rows))
-    why = "Errors by distance from the receiver need to know where receivers stand: evaluate with --receivers."
-    notes = [paragraph(why, "note")] if found.receivers is None else []
-    return [*notes, charts(*figures), *tables]
+        tables.append(Table(f"By distance {what}", header, rows))
+    return {"receivers_known": found.receivers is not None, "charts": figures, "tables": tables}
 
 
 def _distances(found: Evaluation, feature_set: FeatureSet) -> Iterator[tuple[str, Float64]]:
@@ -130,16 +122,16 @@ def _numbers(summary: dict[str, float]) -> list[str]:
     return [f"{summary['rows']:,}", *(f"{summary[f'error_{key}_m'] / 1000:,.2f}" for key in keys)]
 
 
-def _table(caption: str, lines: Iterable[Sequence[str]]) -> Html:
+def _table(caption: str, lines: Iterable[Sequence[str]]) -> Table:
     header, *rows = lines
-    return table(caption, header, rows)
+    return Table(caption, header, rows)
 
 
-def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
+def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> dict[str, Any]:
     predictions = found.predictions
     order = np.argsort(-predictions.error_m, kind="stable")
     drawn = order[:WORST]
-    tensors = read_rows(feature_set, found.row[drawn])
+    tensors = feature_set.read_rows(found.row[drawn])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     capture = feature_set.fact("capture_id")[found.row]
     figures = []
@@ -147,7 +139,7 @@ def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
         title = f"Capture {capture[place]}: {predictions.error_m[place] / 1000:,.2f} km off"
         label = f"{title}, receiver {predictions.websdr_id[place]}: spectrograms of I, Q and magnitude in dB and normalized"
         picture = draw_tensor(feature_set.spec, feature_set.basis, tensor, scale, label)
-        figures.append(figure(title, picture, _story(found, place)))
+        figures.append(Chart(title, picture, _story(found, place)))
     header = (
         "capture",
         "receiver",
@@ -161,11 +153,7 @@ def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> list[Html]:
         "error in σ",
     )
     rows = [_case(found, capture, place) for place in order[:LISTED].tolist()]
-    return [
-        paragraph("The rows with the largest errors. An error of many σ is one that the network did not see coming."),
-        charts(*figures),
-        table(f"The {len(rows)} largest errors", header, rows),
-    ]
+    return {"charts": figures, "table": Table(f"The {len(rows)} largest errors", header, rows)}
 
 
 def _story(found: Evaluation, place: int) -> str:
@@ -209,7 +197,7 @@ def _degrees(position: Any) -> str:
     return f"{position[0]:.4f}°, {position[1]:.4f}°"
 
 
-def _identity(found: Evaluation, feature_set: FeatureSet) -> Html:
+def _identity(found: Evaluation, feature_set: FeatureSet) -> Table:
     checkpoint = found.checkpoint
     training, region = checkpoint.training, checkpoint.region
     rows = [
@@ -222,4 +210,4 @@ def _identity(found: Evaluation, feature_set: FeatureSet) -> Html:
         ("region", f"{region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}°, {region.longitude:.4f}°"),
         ("device", f"{found.device}, {found.seconds:,.1f} s"),
     ]
-    return table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))
+    return Table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))

@@ -14,7 +14,7 @@ from trainer.evaluate.baselines import Baseline, predict_the_mean
 from trainer.network.geometry import Float64, Region, geodesic_m
 from trainer.network.session.table import SessionTable
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 ROWS_AT_ONCE = 1024
 QUERIES_AT_ONCE = 256

@@ -15,7 +15,7 @@ from featurestore.place.posterior import LEVELS
 from trainer.evaluate.metrics import error_summary, snr_bands, thresholds_m
 from trainer.network.geometry import Float64, geodesic_m
 from trainer.network.session.density import Located
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 
 Int64 = npt.NDArray[np.int64]
 

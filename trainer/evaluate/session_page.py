@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurestore.page.charts import to_svg
-from featurestore.page.page import Card, Html, Key, Page, Section, beside, charts, figure, paragraph, table
+from featurestore.page.page import Card, Chart, Key, Page, Table
 from featurestore.store.feature_set import FeatureSet
 from trainer.evaluate.charts import cdf_figure
 from trainer.evaluate.curves import read_run, training_section
@@ -44,20 +44,24 @@ def describe_sessions(found: SessionEvaluation, feature_set: FeatureSet, trackin
     """
     checkpoint = found.checkpoint
     title, count = checkpoint.training.title, len(found.predictions)
-    maps = [Section("Radio maps", tuple(_maps(found)))] if isinstance(found.encoded.net, RadioMapNet) else []
+    header, *rows = found.comparison()
+    errors = {"network": found.predictions.error_m, **{each.label: each.error_m for each in found.baselines.values()}}
     return Page(
+        "trainer.evaluate/sessions.html",
         title=f"Evaluation of {checkpoint.source}",
         lead=(f"{title}, epoch {checkpoint.epoch}: {count:,} {found.split} sessions of {feature_set.url}.",),
-        cards=tuple(_cards(found)),
-        sections=(
-            Section("How well", tuple(_metrics(found))),
-            Section("By receivers present", tuple(_by_receivers(found))),
-            Section("Posteriors", tuple(_posteriors(found))),
-            *maps,
-            Section("Where errors are", tuple(_groups(found))),
-            Section("Training", tuple(training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch))),
-            Section("What was evaluated", (_identity(found, feature_set),)),
-        ),
+        cards=list(_cards(found)),
+        data={
+            "notes": found.notes,
+            "errors": cdf_figure(errors),
+            "comparison": Table("Network and baselines", header, rows),
+            "by_receivers": _by_receivers(found),
+            "posteriors": _posteriors(found),
+            "maps": _maps(found),
+            "groups": _groups(found),
+            "training": training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch),
+            "identity": _identity(found, feature_set),
+        },
     )
 
 
@@ -76,16 +80,7 @@ def _cards(found: SessionEvaluation) -> Iterable[Card]:
     yield Card("sessions", f"{len(found.predictions):,}", f"{len(metrics['by_receiver'])} receivers")
 
 
-def _metrics(found: SessionEvaluation) -> list[Html]:
-    header, *rows = found.comparison()
-    errors = {"network": found.predictions.error_m, **{each.label: each.error_m for each in found.baselines.values()}}
-    return [
-        *(paragraph(f"Note: {note}.", "warning") for note in found.notes),
-        beside(cdf_figure(errors), table("Network and baselines", header, rows)),
-    ]
-
-
-def _by_receivers(found: SessionEvaluation) -> list[Html]:
+def _by_receivers(found: SessionEvaluation) -> dict[str, Any]:
     groups = found.metrics["by_receivers_present"]
     told = ", ".join(f"{name} {group['error_mean_m'] / 1000:.3g} km" for name, group in groups.items())
 
@@ -95,18 +90,19 @@ def _by_receivers(found: SessionEvaluation) -> list[Html]:
     header, *rows = by_session_group("receivers present", groups)
     picture = to_svg(draw, f"Mean error by receivers present: {told}", HEIGHT)
     caption = "Each session is located from random subsets of its captures; a subset holds the smaller ones."
-    return [beside(figure("Error by receivers present", picture, caption), table("By receivers present", header, rows))]
+    return {
+        "chart": Chart("Error by receivers present", picture, caption),
+        "table": Table("By receivers present", header, rows),
+    }
 
 
-def _posteriors(found: SessionEvaluation) -> list[Html]:
+def _posteriors(found: SessionEvaluation) -> list[Chart]:
     shown = chosen_sessions(found.predictions.error_m)
-    figures = []
-    for (name, number), posterior in zip(shown, posteriors_of(found, [number for _, number in shown]), strict=True):
-        figures.append(_posterior(found, name, number, posterior))
-    return [charts(*figures)]
+    posteriors = posteriors_of(found, [number for _, number in shown])
+    return [_posterior(found, *session, posterior) for session, posterior in zip(shown, posteriors, strict=True)]
 
 
-def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Html:
+def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Chart:
     predictions = found.predictions
     session = "".join(f"{byte:02x}" for byte in found.encoded.table.session_id[number].tolist())
     error, area = predictions.error_m[number] / 1000, predictions.area_km2[number]
@@ -116,13 +112,13 @@ def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Post
 
     told = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
     caption = f"Session {session[:8]}…: {area:,.0f} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
-    return figure(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, told, HEIGHT), caption, POSTERIOR_KEYS)
+    return Chart(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, told, HEIGHT), caption, POSTERIOR_KEYS)
 
 
-def _maps(found: SessionEvaluation) -> list[Html]:
+def _maps(found: SessionEvaluation) -> dict[str, Any] | None:
     net, place = found.encoded.net, found.encoded.place
     if not isinstance(net, RadioMapNet):
-        return []
+        return None
     figures, rows = [], []
     labels = dict(zip(found.receivers.websdr_id.tolist(), found.receivers.labels(), strict=True))
     for column, number in enumerate(place.websdr_id.tolist()):
@@ -132,33 +128,30 @@ def _maps(found: SessionEvaluation) -> list[Html]:
         if column < MAX_MAPS:
             figures += [_map(found, column, name, spread=spread) for spread in (False, True)]
     header = ("receiver", "path-loss exponent", "shadowing, dB", "length, km", "noise, dB")
-    told = (
-        f"Power of transmitters varies by {float(net.power) ** 0.5:.1f} dB. Levels are those that the encoder was trained on. "
-        "The map is sure where sessions of the training were near, and falls back on the distance law elsewhere."
-    )
-    return [paragraph(told), table("What was fitted", header, rows), charts(*figures)]
+    power_db = f"{float(net.power) ** 0.5:.1f}"
+    return {"power_db": power_db, "fitted": Table("What was fitted", header, rows), "charts": figures}
 
 
-def _map(found: SessionEvaluation, column: int, name: str, *, spread: bool) -> Html:
+def _map(found: SessionEvaluation, column: int, name: str, *, spread: bool) -> Chart:
     what = "σ of the map" if spread else "level"
 
     def draw(drawn: Figure) -> None:
         axis = drawn.subplots()
         drawn.colorbar(draw_level_map(axis, found, column, spread=spread), ax=axis, shrink=0.8)
 
-    return figure(f"Receiver {name}: {what}, dB", to_svg(draw, f"Map of receiver {name}: {what} in dB", HEIGHT))
+    return Chart(f"Receiver {name}: {what}, dB", to_svg(draw, f"Map of receiver {name}: {what} in dB", HEIGHT))
 
 
-def _groups(found: SessionEvaluation) -> list[Html]:
+def _groups(found: SessionEvaluation) -> list[Table]:
     tables = []
     for title, name in GROUPS[1:]:
         if found.metrics[name]:
             header, *rows = by_session_group(title, found.metrics[name])
-            tables.append(table(f"By {title}", header, rows))
+            tables.append(Table(f"By {title}", header, rows))
     return tables
 
 
-def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Html:
+def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Table:
     checkpoint, place = found.checkpoint, found.encoded.place
     region = checkpoint.region
     rows: list[Sequence[str]] = [
@@ -173,4 +166,4 @@ def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Html:
         ("region", f"{region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}°, {region.longitude:.4f}°"),
         ("device", f"{found.device}, {found.seconds:,.1f} s"),
     ]
-    return table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))
+    return Table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))

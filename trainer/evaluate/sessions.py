@@ -18,11 +18,11 @@ from trainer.evaluate.session_metrics import SessionPredictions, random_subsets,
 from trainer.network.checkpoints import Checkpoint
 from trainer.network.session.density import Located, locate
 from trainer.network.session.nets import SessionNet
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 from trainer.network.session.table import SessionTable, positions_of
 from trainer.stream.batches import SessionBatch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 SESSIONS_AT_ONCE = 64
 """Posteriors computed together: with 7 receivers and 10,000 cells, 18 MB for each array."""

@@ -13,7 +13,7 @@ from featurestore.store.split import Split
 from trainer.fitting.engine import lightning
 from trainer.stream.batches import CPU, Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 
 class TrainLoader:

@@ -18,9 +18,9 @@ from trainer.fitting.step import StepLosses, StepModule
 from trainer.network.augment import augment
 from trainer.network.checkpoints import TrainedOn
 from trainer.network.geometry import Region
-from trainer.network.loss import Loss, LossSpec, localization_loss
+from trainer.network.loss import Loss, localization_loss
 from trainer.network.model import LocalizationNet
-from trainer.network.training_spec import TrainingSpec
+from trainer.network.training_spec import LossSpec, TrainingSpec
 from trainer.stream.batches import Batch
 from trainer.stream.order import PADDING
 

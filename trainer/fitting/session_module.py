@@ -22,8 +22,9 @@ from trainer.network.checkpoints import TrainedOn
 from trainer.network.loss import HALF_LOG_2PI, bounded_sigma
 from trainer.network.session.density import locate
 from trainer.network.session.nets import AttentionNet, RadioMapNet, make_session_net
+from trainer.network.session.place import SessionPlace
 from trainer.network.session.radio_map import Sessions, fit_radio_map, law_basis
-from trainer.network.session.spec import SessionPlace, SessionSpec
+from trainer.network.session.spec import SessionSpec
 from trainer.network.session.table import SessionTable, positions_of
 from trainer.network.session.temperature import best_temperature, nats_by_temperature
 from trainer.network.training_spec import TrainingSpec

@@ -6,55 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from featurestore.errors import ServiceUnavailableError, UsageError, first_line
-from featurestore.objects.location import CREDENTIALS_ELSEWHERE
-from featurestore.redaction import require_no_credentials, without_credentials
+from featurestore.redaction import without_credentials
 from featurestore.software import versions
 from featurestore.store.feature_set import FeatureSet
 from trainer.fitting.engine import callbacks, lightning, loggers
+from trainer.fitting.request import TrackingRequest
 from trainer.tracker_address import knock
 
 PAUSE_S = 60.0
 """A tracker that failed is left alone so long: each attempt may hold training up."""
 SOFTWARE = ("heimdall-featurestore", "torch", "timm", "lightning", "numpy", "mlflow")
-
-
-@dataclass(frozen=True)
-class TrackingRequest:
-    """Where a run is tracked.
-
-    Attributes:
-        uri: of MLflow: `sqlite:///FILE`, `postgresql+psycopg://…`, `http://…`.
-        experiment: its name; created when there is none.
-        run_name: `None` lets MLflow draw one.
-        artifacts: where a new experiment keeps files, as `s3://bucket/prefix`; `None`: beside an SQLite file, else where the
-            tracking server keeps them.
-        parent: run of which this one is a part, as a trial is of a sweep.
-        files: keep checkpoints and pictures with the run.
-    """
-
-    uri: str = field(default="sqlite:///mlflow.db", repr=False)  # it may hold a password
-    experiment: str = "heimdall"
-    run_name: str | None = None
-    artifacts: str | None = None
-    parent: str | None = None
-    files: bool = True
-
-    def __post_init__(self) -> None:
-        if self.artifacts is not None:  # MLflow keeps it, as it is, with the experiment
-            require_no_credentials(self.artifacts, "--artifacts", CREDENTIALS_ELSEWHERE)
-
-    @property
-    def artifact_location(self) -> str | None:
-        """Where files go, as MLflow wants it; its own choice would be the current directory, wherever that is."""
-        path = self.uri.removeprefix("sqlite:///")
-        if self.artifacts is None and path != self.uri:
-            return (Path(path).absolute().parent / "mlartifacts").as_uri()
-        return self.artifacts
 
 
 class Tracker(loggers.MLFlowLogger):

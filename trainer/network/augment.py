@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from featurestore.errors import UsageError
-
-
-@dataclass(frozen=True)
-class AugmentSpec:
-    """What is done to the tensors of a training batch, each row drawing its own numbers.
-
-    Zero is the mean of a band, as tensors are normalized: what is dropped or shifted in says nothing.
-
-    Attributes:
-        band_dropout: probability that a band is zeroed, in all channels and frames.
-        time_dropout: probability that a frame is zeroed, in all channels and bands.
-        max_shift: largest shift in frames, to either side; zeros come in.
-        scale: all values are multiplied by a number from [1 - scale, 1 + scale].
-
-    Raises:
-        UsageError: when a value is impossible.
-    """
-
-    band_dropout: float = 0.1
-    time_dropout: float = 0.1
-    max_shift: int = 5
-    scale: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("band_dropout", "time_dropout", "scale"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted a number from 0 to below 1")
-        if self.max_shift < 0:
-            raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
-
-
-NOTHING = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)
+from trainer.network.training_spec import NOTHING, AugmentSpec
 
 
 def step_seed(*place: int) -> int:

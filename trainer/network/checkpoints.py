@@ -22,7 +22,7 @@ from featurestore.tensor.spec import FeatureSpec, differing_fields
 from trainer.network.geometry import Region
 from trainer.network.model import LocalizationNet
 from trainer.network.session.nets import SessionNet, make_session_net
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 from trainer.network.training_spec import TrainingSpec
 
 ZIP = b"PK"

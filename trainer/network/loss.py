@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from featurestore.errors import UsageError
+from trainer.network.training_spec import LossSpec
 
-KINDS = ("gaussian-nll", "beta-nll")
 MIN_SIGMA, MAX_SIGMA = 0.01, 1.0
 """In units of the half-extent. Without a floor the likelihood of one memorized row has no bound, and training diverges."""
 HELD_SIGMA = 0.5
 """σ while the mean warms up: about that of targets spread evenly over [−1, 1], which is 1/√3."""
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-@dataclass(frozen=True)
-class LossSpec:
-    """Which loss is trained.
-
-    Attributes:
-        kind: `gaussian-nll`, or `beta-nll`, which keeps rows with a large σ from being neglected.
-        beta: of `beta-nll`, in [0, 1]: 0 is the plain likelihood, 1 gives the mean the gradients of a squared error.
-        mean_warmup_epochs: epochs at the start in which σ is held constant, so that only the mean learns.
-
-    Raises:
-        UsageError: when a value is impossible; the message names it.
-    """
-
-    kind: str = "gaussian-nll"
-    beta: float = 0.5
-    mean_warmup_epochs: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(f"loss {self.kind!r} is not known; use one of {', '.join(KINDS)}")
-        if not 0 <= self.beta <= 1:  # NaN too
-            raise UsageError(f"beta is {self.beta}; it must lie in [0, 1], and 0.5 is usual")
-        epochs = self.mean_warmup_epochs
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise UsageError(f"mean_warmup_epochs is {epochs!r}; it must be a whole number of at least 0")
-
-    def holds_sigma(self, epoch: int) -> bool:
-        """Whether σ is held in this epoch, counted from 0."""
-        return epoch < self.mean_warmup_epochs
 
 
 class Loss(NamedTuple):

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, Self
 
 from featurestore.errors import UsageError
+from featurestore.option import NETWORK, option
 from featurestore.tensor.spec import differing_fields
-from trainer.network.torchvision_ops import declare_missing_ops
 
 SIZES = {size: f"convnext_{size}" for size in ("tiny", "small", "base", "large")}
 
@@ -19,22 +19,26 @@ SIZES = {size: f"convnext_{size}" for size in ("tiny", "small", "base", "large")
 class NetworkSpec:
     """What a network is made of: enough to build it again around saved weights.
 
-    Attributes:
-        backbone: `tiny`, `small`, `base`, `large`, or the name of any ConvNeXt (V1 or V2) in timm, tagged or not.
-        dropout: probability in both heads.
-        freeze_backbone: the backbone keeps its weights; only neck and heads learn.
-        gradient_checkpointing: activations of the backbone are computed again in the backward pass instead of being kept.
-        drop_path: stochastic depth of the backbone's last block; earlier ones get less, linearly (ConvNeXt paper, appendix A).
+    Stochastic depth falls linearly towards the first block (ConvNeXt paper, appendix A).
 
     Raises:
         UsageError: when a value is impossible; the message names it.
     """
 
-    backbone: str = "large"
-    dropout: float = 0.1
-    freeze_backbone: bool = False
-    gradient_checkpointing: bool = False
-    drop_path: float = 0.1
+    backbone: str = option(
+        "large",
+        "Network that reads the tensor of a capture: tiny, small, base, large, or the name of any ConvNeXt (V1 or V2) in timm.",
+        NETWORK,
+        metavar="NAME",
+    )
+    dropout: float = option(0.1, "Probability of dropout in both heads.", NETWORK)
+    freeze_backbone: bool = option(False, "Keep the backbone's weights, and train neck and heads only.", NETWORK)
+    gradient_checkpointing: bool = option(
+        False, "Compute activations of the backbone again in the backward pass. This takes less memory and more time.", NETWORK
+    )
+    drop_path: float = option(
+        0.1, "Stochastic depth: probability that the backbone's last block is skipped. Earlier ones are skipped less.", NETWORK
+    )
 
     def __post_init__(self) -> None:
         _check_backbone(self.backbone)
@@ -67,6 +71,8 @@ class NetworkSpec:
 
 @cache
 def _timm_names() -> frozenset[str]:
+    from trainer.network.torchvision_ops import declare_missing_ops  # it loads torch, and this record is read by `--help`
+
     declare_missing_ops()
     import timm
 

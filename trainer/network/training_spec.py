@@ -1,4 +1,7 @@
-"""Everything that makes a trained network what it is, but for the data: network, optimizer, loss, augmentation, seed."""
+"""Everything that makes a trained network what it is, but for the data: network, optimizer, loss, augmentation, seed.
+
+Records only, without torch: the help of `train` and `sweep` is made from them.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,28 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from featurestore.errors import UsageError
+from featurestore.option import AUGMENTATION, OPTIMIZER, option
 from featurestore.tensor.spec import differing_fields
-from trainer.network.augment import AugmentSpec
-from trainer.network.loss import LossSpec
 from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.spec import SessionSpec
+
+LOSSES = ("gaussian-nll", "beta-nll")
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW, and its rate over the epochs: a linear warm-up, then half a cosine to zero.
-
-    Attributes:
-        learning_rate: highest rate.
-        weight_decay: of AdamW (Loshchilov & Hutter 2019); biases and norms have none.
-        warmup_epochs: epochs until the rate is highest.
-        max_epochs: epochs until it is zero, and training ends.
+    """AdamW (Loshchilov & Hutter 2019), and its rate over the epochs: a linear warm-up, then half a cosine to zero.
 
     Raises:
         UsageError: when a value is impossible.
     """
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_epochs: int = 5
-    max_epochs: int = 100
+    learning_rate: float = option(1e-3, "Highest learning rate of AdamW.", OPTIMIZER)
+    weight_decay: float = option(1e-4, "Weight decay of AdamW. Biases and norms have none.", OPTIMIZER)
+    warmup_epochs: int = option(5, "Number of epochs until the learning rate is highest.", OPTIMIZER)
+    max_epochs: int = option(
+        100, "Number of epochs until the learning rate is zero, and training ends.", OPTIMIZER, name="epochs"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
@@ -53,6 +53,70 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
+class LossSpec:
+    """Which loss is trained.
+
+    Raises:
+        UsageError: when a value is impossible; the message names it.
+    """
+
+    kind: str = option(
+        "gaussian-nll",
+        "Loss to minimize. beta-nll keeps rows with a large sigma from being neglected.",
+        OPTIMIZER,
+        name="loss",
+        choices=LOSSES,
+    )
+    beta: float = option(
+        0.5,
+        "Exponent of beta-nll, from 0 (the plain likelihood) to 1 (the mean has the gradients of a squared error).",
+        OPTIMIZER,
+    )
+    mean_warmup_epochs: int = option(
+        0, "Number of epochs at the start in which sigma is held constant, so that only the mean learns.", OPTIMIZER
+    )
+
+    def __post_init__(self) -> None:
+        if self.kind not in LOSSES:
+            raise UsageError(f"loss {self.kind!r} is not known; use one of {', '.join(LOSSES)}")
+        if not 0 <= self.beta <= 1:  # NaN too
+            raise UsageError(f"beta is {self.beta}; it must lie in [0, 1], and 0.5 is usual")
+        epochs = self.mean_warmup_epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise UsageError(f"mean_warmup_epochs is {epochs!r}; it must be a whole number of at least 0")
+
+    def holds_sigma(self, epoch: int) -> bool:
+        """Whether σ is held in this epoch, counted from 0."""
+        return epoch < self.mean_warmup_epochs
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """What is done to the tensors of a training batch, each row drawing its own numbers.
+
+    Zero is the mean of a band, as tensors are normalized: what is dropped or shifted in says nothing.
+
+    Raises:
+        UsageError: when a value is impossible.
+    """
+
+    band_dropout: float = option(0.1, "Probability that a band is zeroed, in all channels and frames.", AUGMENTATION)
+    time_dropout: float = option(0.1, "Probability that a frame is zeroed, in all channels and bands.", AUGMENTATION)
+    max_shift: int = option(5, "Largest shift to either side, in frames. Zeros come in.", AUGMENTATION)
+    scale: float = option(0.05, "All values are multiplied by a number that is this far from 1, at most.", AUGMENTATION)
+
+    def __post_init__(self) -> None:
+        for name in ("band_dropout", "time_dropout", "scale"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted a number from 0 to below 1")
+        if self.max_shift < 0:
+            raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
+
+
+NOTHING = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)
+
+
+@dataclass(frozen=True)
 class TrainingSpec:
     """Everything that makes a trained network what it is, but for the data.
 
@@ -61,9 +125,9 @@ class TrainingSpec:
 
     network: NetworkSpec = NetworkSpec()  # noqa: RUF009 - frozen, as all of them are
     optimizer: OptimizerSpec = OptimizerSpec()
-    loss: LossSpec = LossSpec()  # noqa: RUF009
-    augment: AugmentSpec = AugmentSpec()  # noqa: RUF009
-    seed: int = 42
+    loss: LossSpec = LossSpec()
+    augment: AugmentSpec = AugmentSpec()
+    seed: int = option(42, "Number that decides initial weights, order, dropout and augmentation.", OPTIMIZER)
     session: SessionSpec | None = None
 
     @property
@@ -102,3 +166,14 @@ class TrainingSpec:
 
 
 PARTS: dict[str, Any] = {"network": NetworkSpec, "optimizer": OptimizerSpec, "loss": LossSpec, "augment": AugmentSpec}
+
+
+def usual_training(session: SessionSpec | None) -> TrainingSpec:
+    """The training where nothing else is said: the records' own defaults for captures, other ones for sessions.
+
+    Sessions are fewer, and levels are what is read of them: scaling and dropout would falsify these (docs/log.md).
+    """
+    if session is None:
+        return TrainingSpec()
+    optimizer = OptimizerSpec(2e-3, 1e-2, 1, 6) if session.fusion == "radio-map" else OptimizerSpec(1e-3, 1e-2, 2, 40)
+    return TrainingSpec(optimizer=optimizer, augment=NOTHING, session=session)

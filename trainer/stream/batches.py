@@ -25,11 +25,12 @@ import torch
 from featurestore.errors import UsageError
 from trainer.stream.chunk_table import Index
 from trainer.stream.device import DeviceRows, Done, Lane
+from trainer.stream.options import StreamOptions
 from trainer.stream.order import BatchPlan, EpochOrder, OrderSpec
 from trainer.stream.prefetch import READY, ChunkStream, StreamStats
 from trainer.stream.ring import Ring
 from trainer.stream.session_order import SessionPlan
-from trainer.stream.source import ChunkSource, StreamOptions, Tensors
+from trainer.stream.source import ChunkSource, Tensors
 
 CPU = torch.device("cpu")
 

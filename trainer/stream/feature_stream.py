@@ -17,10 +17,11 @@ from featurestore.store.split import Split
 from trainer.stream.batches import CPU, Batch, BatchStream
 from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.device import DeviceRoom, DeviceRows, check_cache
+from trainer.stream.options import StreamOptions
 from trainer.stream.order import EpochOrder, OrderSpec
 from trainer.stream.prefetch import StreamStats
 from trainer.stream.session_order import SessionOrder
-from trainer.stream.source import ChunkSource, StreamOptions
+from trainer.stream.source import ChunkSource
 
 BEFORE = {"batches_of": "row"}
 """What was so in all states before they said it."""

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import HeimdallError, StoreError, UsageError
+from featurestore.errors import HeimdallError, StoreError
 from featurestore.objects.objects import ReadBytes
 from featurestore.store.chunks import CRC_BYTES, REPAIR, ArrayLayout, decode_chunk, read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.segments import Segment, features_name
 from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.mapped import map_file
-
-CACHE_MODES = ("off", "ram", "gpu", "auto")
+from trainer.stream.options import StreamOptions
 
 MAX_NAMED = 32
 """Captures that an error names; of a chunk with more, the message says how many."""
@@ -40,34 +39,6 @@ class ChunkError(StoreError):
         named = ", ".join(map(str, capture_ids[:MAX_NAMED])) or "unknown, as the segment's facts cannot be read either"
         more = f" and {len(capture_ids) - MAX_NAMED} more" if len(capture_ids) > MAX_NAMED else ""
         super().__init__(f"{reason}. It was fetched twice. It holds the captures {named}{more}")
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How a stream works; nothing here changes what it yields.
-
-    Attributes:
-        threads: that fetch chunks.
-        n_buffers: a batch's memory is used again once so many more batches have been asked for.
-        cache: `off`; `ram`: every chunk is kept in memory after it was read once; `gpu`: the rows of a split stay on the GPU
-            that trains; `auto`: for each split `gpu` if it fits into half of a GPU's free memory, else `ram` if it fits.
-        cache_bytes: what fits into memory, over all splits together; `None`: half of what is free when the set is opened.
-
-    Raises:
-        UsageError: when a value is out of range.
-    """
-
-    threads: int = 4
-    n_buffers: int = 4
-    cache: str = "auto"
-    cache_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "n_buffers"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; wanted 1 or more")
-        if self.cache not in CACHE_MODES:
-            raise UsageError(f"cache is {self.cache!r}; wanted one of {', '.join(CACHE_MODES)}")
 
 
 def free_memory_bytes() -> int:

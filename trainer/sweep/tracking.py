@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from featurestore.store.feature_set import FeatureSet
-from trainer.fitting.tracking import Tracker, TrackingRequest, open_tracker
+from trainer.fitting.request import TrackingRequest
+from trainer.fitting.tracking import Tracker, open_tracker
 from trainer.sweep.study import SharedStudy
 from trainer.sweep.trial import Outcome
 

@@ -23,7 +23,7 @@ from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, rece
 from featurestore.store.sets import list_sets, set_path
 from featurestore.store.split import Split, assign
 from featurestore.tensor.rejection import Reason
-from featurestore.tensor.spec import SplitSpec
+from featurestore.tensor.spec import SplitSpec, parse_fold
 
 CHANGED = "restore it from a copy of the store, or build-features makes a new set with the labels of now"
 
@@ -140,4 +140,4 @@ def _served(shop: Workshop, lost: str) -> npt.NDArray[np.bool_]:
 def _split_spec(shop: Workshop) -> SplitSpec:
     fields = dict(shop.manifest.split)
     fold = fields.pop("fold")
-    return SplitSpec(**fields, fold=None if fold is None else SplitSpec.parse_fold(fold))
+    return SplitSpec(**fields, fold=None if fold is None else parse_fold(fold))

@@ -15,7 +15,7 @@ from featurestore.store.bases import bases_path, read_basis
 from featurestore.store.manifest import Manifest
 from featurestore.store.set_receivers import RECEIVERS, read_set_receivers, receivers_key
 from featurestore.store.sets import TIMES, Labels, read_manifest, read_spec, set_path
-from featurestore.store.split import count_splits
+from featurestore.store.split import SPLITS, count_splits
 from featurestore.tensor.rejection import RejectedCapture
 from featurestore.tensor.spec import FeatureSpec
 
@@ -78,7 +78,7 @@ def _manifest(inspector: Inspector, version: str, copies: dict[str, Any]) -> Man
                 raise ValueError(f"its segments have {manifest.n_rows} rows, {name} {copies[name]['shape'][0]}")
             if not all(isinstance(crc, int) for crc in manifest.labels[name]):
                 raise ValueError(f"its checksums of {name} are no numbers")
-        sums = [sum(manifest.counts[name] for name in ("train", "val", "test")), sum(manifest.counts["rejected"].values())]
+        sums = [sum(manifest.counts[name] for name in SPLITS), sum(manifest.counts["rejected"].values())]
         if sums[0] != manifest.counts["rows"] or not all(isinstance(count, int) for count in (manifest.n_rows, *sums)):
             raise ValueError(f"its counts {manifest.counts} do not add up")
     except (StoreError, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from featurestore.corpus.simulate.sites import RECEIVERS
 from featurestore.errors import UsageError
+from featurestore.option import SIMULATION, option
 from featurestore.tensor.rejection import REASONS
 
 SITES = ("repeaters", "uniform")
 CLOCKS = ("none", "perfect", "gps", "ntp")
-DTYPES = ("complex64", "complex128")
+DTYPES = {"complex64": 8, "complex128": 16}
+"""Bytes of a sample."""
 MIN_SAMPLE_RATE_HZ = 24_000.0
 """Holds one channel with its offset, and the image-free part of the filter."""
 
@@ -27,36 +26,36 @@ class SimulationSpec:
     Session i is the same in every corpus with the same seed, sites, rate, duration and clock: asking for more sessions adds to
     those that exist, and a higher approved fraction approves more of them without withdrawing any.
 
-    Attributes:
-        sessions: transmissions, each heard by all receivers at once.
-        seed: names the world (radio map, receivers) and everything that is drawn in it.
-        sites: `repeaters` transmits from known places, `uniform` from anywhere in the region.
-        duration_s: length of every capture.
-        sample_rate_hz: rate of every capture.
-        dtype: of the .npy files, complex64 or complex128.
-        approved_fraction: share of sessions that are approved, evenly spread.
-        broken_fraction: share of captures made unusable, evenly spread, by every rejection reason in turn.
-        clock: what the receivers know of time. `none`: nothing, and then nothing that takes time is simulated: all record the
-            same instants, and hear the transmitter without delay. `perfect`, `gps`, `ntp`: the catalog has start times of that
-            kind, and waves take their time.
-        second_path: the scattered waves arrive later than the direct one.
-        min_snr_db: leave out captures whose SNR is below; `None` keeps all, since receivers record whether they hear or not.
-
     Raises:
         UsageError: when a value is impossible; the message names it.
     """
 
-    sessions: int = 60
-    seed: int = 7
-    sites: str = "repeaters"
-    duration_s: float = 1.0
-    sample_rate_hz: float = 192_000
-    dtype: str = "complex128"
-    approved_fraction: float = 1.0
-    broken_fraction: float = 0.0
-    min_snr_db: float | None = None
-    clock: str = "none"
-    second_path: bool = False
+    sessions: int = option(60, "Number of transmissions. All seven receivers hear each of them at once.", SIMULATION)
+    seed: int = option(7, "Number that decides the simulated world and all that is drawn in it.", SIMULATION)
+    sites: str = option(
+        "repeaters",
+        "Transmit from ten known hilltops (repeaters), or from anywhere in the region (uniform).",
+        SIMULATION,
+        choices=SITES,
+    )
+    duration_s: float = option(1.0, "Length of every capture in seconds.", SIMULATION, name="duration")
+    sample_rate_hz: float = option(192_000, "Sample rate of every capture in Hz.", SIMULATION)
+    dtype: str = option("complex128", "Type of the samples in the .npy files.", SIMULATION, choices=tuple(DTYPES))
+    approved_fraction: float = option(1.0, "Share of sessions that are approved, evenly spread.", SIMULATION)
+    broken_fraction: float = option(
+        0.0, "Share of captures that are spoilt, evenly spread, by every rejection reason in turn.", SIMULATION
+    )
+    min_snr_db: float | None = option(
+        None, "Leave out captures below this SNR in dB, measured in 12.5 kHz.", SIMULATION, unset="keep all"
+    )
+    clock: str = option(
+        "none",
+        "What receivers know of time. With none, all record the same instants and waves take no time. With another one, "
+        "waves take their time, and captures have start times of that kind.",
+        SIMULATION,
+        choices=CLOCKS,
+    )
+    second_path: bool = option(False, "Let scattered waves arrive later than the direct one. This needs a clock.", SIMULATION)
 
     def __post_init__(self) -> None:
         self._require(self.sessions >= 1, "sessions", "at least 1")
@@ -82,7 +81,7 @@ class SimulationSpec:
     @property
     def capture_bytes(self) -> int:
         """Size of the samples of one capture."""
-        return self.n_samples * np.dtype(self.dtype).itemsize
+        return self.n_samples * DTYPES[self.dtype]
 
     def approved(self, session: int) -> bool:
         """Whether a session is approved: multiples of the golden ratio spread any share evenly, and shares are nested."""
@@ -90,6 +89,10 @@ class SimulationSpec:
 
     def broken(self, session: int, receiver: int) -> tuple[str, int] | None:
         """How the capture of a session by a receiver (index) is broken: reason and count of that reason before; or not."""
+        from featurestore.corpus.simulate.sites import (
+            RECEIVERS,
+        )  # not above: it loads numpy, and the help of `simulate` does not
+
         n = len(RECEIVERS)
         place = session * n + (receiver + session) % n  # turned by one each session, or one receiver could get them all
         rank = math.floor(place * self.broken_fraction)

@@ -15,7 +15,6 @@ from featurestore.page.charts import to_svg
 from featurestore.page.page import Html
 from featurestore.store.bases import Basis
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import chunk_rows, read_chunk_rows
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import CHANNELS, FeatureSpec
 
@@ -66,11 +65,11 @@ class Values:
         levels = np.zeros((3, len(level_edges) - 1), np.int64)
         sums, squares, largest, far, n_rows, n_values = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3), 0, 0
         for chunk in chunks:
-            held = chunk_rows(feature_set, chunk)
+            held = feature_set.chunk_rows(chunk)
             served = feature_set.labels.split[held.start : held.stop] < len(SPLITS)
             if not served.any():
                 continue
-            tensors = read_chunk_rows(feature_set, chunk)[served].astype(np.float32)  # (row, channel, band, frame)
+            tensors = feature_set.read_chunk(chunk)[served].astype(np.float32)  # (row, channel, band, frame)
             decibels = to_decibels(basis, tensors)
             for channel in range(3):
                 values = tensors[:, channel]

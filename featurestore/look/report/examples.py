@@ -7,9 +7,8 @@ import numpy.typing as npt
 
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.spectrograms import Scale, draw_tensor, to_decibels
-from featurestore.page.page import Html, charts, element, figure
+from featurestore.page.page import Chart
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import read_rows
 from featurestore.store.split import SPLITS
 
 MAX_RECEIVERS = 6
@@ -29,8 +28,8 @@ def choose_examples(rows: LabelledRows, max_receivers: int = MAX_RECEIVERS) -> d
     return chosen
 
 
-def draw_examples(feature_set: FeatureSet, rows: LabelledRows) -> list[Html]:
-    """Headings and pictures, receiver by receiver.
+def draw_examples(feature_set: FeatureSet, rows: LabelledRows) -> dict[int, list[Chart]]:
+    """Pictures, receiver by receiver.
 
     Args:
         feature_set: whose tensors they are.
@@ -38,19 +37,18 @@ def draw_examples(feature_set: FeatureSet, rows: LabelledRows) -> list[Html]:
     """
     chosen = choose_examples(rows)
     places = np.concatenate([*chosen.values(), np.empty(0, np.int64)])
-    tensors = read_rows(feature_set, rows.row[places])
+    tensors = feature_set.read_rows(rows.row[places])
     scale = Scale.of(to_decibels(feature_set.basis, tensors))
     by_place = dict(zip(places.tolist(), tensors, strict=True))
-    parts: list[Html] = []
+    drawn: dict[int, list[Chart]] = {}
     for receiver, own in chosen.items():
-        figures = []
+        drawn[receiver] = []
         for place in own.tolist():
             title, about = f"{_snr(rows, place)}, capture {rows.capture_id[place]}", _about(rows, place)
             label = f"Receiver {receiver}, {title}: spectrograms of I, Q and magnitude in dB and normalized"
             picture = draw_tensor(feature_set.spec, feature_set.basis, by_place[place], scale, label)
-            figures.append(figure(title, picture, about))
-        parts += [element("h3", f"Receiver {receiver}"), charts(*figures)]
-    return parts
+            drawn[receiver].append(Chart(title, picture, about))
+    return drawn
 
 
 def _snr(rows: LabelledRows, place: int) -> str:

@@ -20,10 +20,9 @@ from featurestore.look.report.distributions import (
 from featurestore.look.report.examples import MAX_RECEIVERS, draw_examples
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.look.report.maps import SPLIT_COLOURS, Places, draw_map, find_places
-from featurestore.page.page import Html, Key, Section, beside, charts, figure, paragraph, shorten, table
+from featurestore.page.page import Chart, Key, Table, shorten
 from featurestore.source.receivers import Receivers
 from featurestore.store.feature_set import FeatureSet
-from featurestore.store.read_rows import chunk_rows, sample_chunks
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import CHANNELS
 
@@ -37,7 +36,7 @@ CHANNEL_LEGEND = tuple(
 )
 
 
-def positions(rows: LabelledRows, receivers: Receivers | None) -> list[Html]:
+def positions(rows: LabelledRows, receivers: Receivers | None) -> dict[str, Any]:
     """The map, and how far splits share places.
 
     Args:
@@ -47,7 +46,7 @@ def positions(rows: LabelledRows, receivers: Receivers | None) -> list[Html]:
     places = find_places(rows)
     unknown = f" {places.unknown:,} rows have no position." if places.unknown else ""
     if not places.n_places:
-        return [paragraph(f"No row has a position.{unknown}")]
+        return {"chart": None, "unknown": unknown}
     counted = [
         (
             name,
@@ -62,13 +61,11 @@ def positions(rows: LabelledRows, receivers: Receivers | None) -> list[Html]:
     )
     heard = None if receivers is None else receivers.select(rows.websdr_id)
     legend = MAP_LEGEND if heard is None else (*MAP_LEGEND, RECEIVER_KEY)
-    return [
-        beside(
-            figure(title, draw_map(places, heard), caption, legend, large=True),
-            table("By split", ("split", "places", "sessions", "rows"), counted),
-        ),
-        _shared(places),
-    ]
+    return {
+        "chart": Chart(title, draw_map(places, heard), caption, legend, large=True),
+        "by_split": Table("By split", ("split", "places", "sessions", "rows"), counted),
+        "shared": _shared(places),
+    }
 
 
 def _about_receivers(rows: LabelledRows, receivers: Receivers | None) -> str:
@@ -79,26 +76,26 @@ def _about_receivers(rows: LabelledRows, receivers: Receivers | None) -> str:
     return f"Bold: numbers of receivers{where_not}."
 
 
-def _shared(places: Places) -> Html:
+def _shared(places: Places) -> str:
     if not places.n_shared:
-        return paragraph("No place is in more than one split.")
-    return paragraph(
+        return "No place is in more than one split."
+    return (
         f"{places.n_shared:,} of {places.n_places:,} places are in more than one split: a network may know from training where "
         "transmitters of the other splits stand. Splitting by region keeps places together."
     )
 
 
-def sampled(opened: FeatureSet, rows: LabelledRows) -> list[Section]:
-    """Tensors and the distribution of their values: of a sample of chunks, since a set may be of any size."""
+def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
+    """Tensors and the distribution of their values: of a sample of chunks, since a set may be of any size; `None` of none."""
     chunks = sample_chunks(opened, SAMPLE_CHUNKS)
     inside = np.zeros(opened.manifest.n_rows, bool)
     for chunk in chunks:
-        held = chunk_rows(opened, chunk)
+        held = opened.chunk_rows(chunk)
         inside[held.start : held.stop] = True
     sample = rows.select(inside[rows.row])
     values = Values.count(opened, chunks)
     if not values.rows:
-        return [Section("Tensors", (paragraph("None of the rows that were read is served: there is nothing to draw."),))]
+        return None
     told = f"{values.rows:,} of {len(rows):,} rows" + (
         "" if values.rows == len(rows) else ", in whole chunks drawn with seed 0"
     )
@@ -112,50 +109,54 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> list[Section]:
         (name, f"{mean:.3f}", f"{std:.3f}", f"{largest:.1f}", f"{far:.3%}")
         for name, mean, std, largest, far in zip(CHANNELS, values.mean, values.std, values.largest, values.far, strict=True)
     ]
-    return [
-        Section("Tensors", (paragraph(how), *draw_examples(opened, sample))),
-        Section(
-            "Values",
-            (
-                paragraph(f"Of {told}. Over the rows that the basis came from, the mean is 0 and the standard deviation 1."),
-                charts(
-                    figure("Normalized values", draw_normalized(values), "Grey: the normal distribution.", CHANNEL_LEGEND),
-                    figure(
-                        "Cepstral coefficients" if cepstra else "Levels",
-                        draw_levels(values, cepstra=cepstra),
-                        "" if cepstra else f"Floor: {opened.spec.floor_db:g} dBFS.",
-                        CHANNEL_LEGEND,
-                    ),
-                ),
-                table(
-                    f"Normalized values of {told}",
-                    ("channel", "mean", "std", "largest |value|", "beyond 5 σ"),
-                    counted,
-                ),
+    return {
+        "rows": told,
+        "how": how,
+        "by_receiver": draw_examples(opened, sample),
+        "distributions": [
+            Chart("Normalized values", draw_normalized(values), "Grey: the normal distribution.", CHANNEL_LEGEND),
+            Chart(
+                "Cepstral coefficients" if cepstra else "Levels",
+                draw_levels(values, cepstra=cepstra),
+                "" if cepstra else f"Floor: {opened.spec.floor_db:g} dBFS.",
+                CHANNEL_LEGEND,
             ),
+        ],
+        "normalized": Table(
+            f"Normalized values of {told}", ("channel", "mean", "std", "largest |value|", "beyond 5 σ"), counted
         ),
-    ]
+    }
 
 
-def statistics(opened: FeatureSet) -> list[Html]:
+def sample_chunks(feature_set: FeatureSet, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
+    """(segment, chunk) of some of a set's chunks, drawn without replacement, in order: all of them when they are so few.
+
+    Rows are in order of their sessions' hash, so that whole chunks are a fair sample of sessions.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(feature_set.chunks))[:wanted]
+    return [feature_set.chunks[index] for index in np.sort(drawn)]
+
+
+def statistics(opened: FeatureSet) -> dict[str, Any]:
     """Mean and std of the basis."""
     titles = {"mean": "Mean", "std": "Standard deviation"}
     figures = [
-        figure(title, draw_statistic(opened.spec, opened.basis, name), "", CHANNEL_LEGEND) for name, title in titles.items()
+        Chart(title, draw_statistic(opened.spec, opened.basis, name), "", CHANNEL_LEGEND) for name, title in titles.items()
     ]
     counted = [
         (f"{channel}, {name}", *(f"{value:.2f}" for value in (values.min(), values.mean(), values.max())))
         for name in titles
         for channel, values in zip(CHANNELS, getattr(opened.basis, name), strict=True)
     ]
-    return [
-        paragraph(f"Basis {opened.basis.id}, from {opened.basis.rows:,} train rows: what tensors are normalized by."),
-        charts(*figures),
-        table("Over the bands", ("", "lowest", "mean", "highest"), counted),
-    ]
+    return {
+        "id": opened.basis.id,
+        "rows": f"{opened.basis.rows:,}",
+        "charts": figures,
+        "by_channel": Table("Over the bands", ("", "lowest", "mean", "highest"), counted),
+    }
 
 
-def labels(rows: LabelledRows) -> list[Html]:
+def labels(rows: LabelledRows) -> dict[str, Any]:
     """SNR and frequency."""
     figures, counted = [], []
     for values, name, unit, title in (
@@ -166,33 +167,32 @@ def labels(rows: LabelledRows) -> list[Html]:
         unknown = len(values) - len(known)
         if len(known):
             note = f"{unknown:,} rows of unknown {name} are not drawn." if unknown else "Known of all rows."
-            figures.append(figure(title, draw_by_split(values, rows.split, name, unit), note, SPLIT_LEGEND))
+            figures.append(Chart(title, draw_by_split(values, rows.split, name, unit), note, SPLIT_LEGEND))
             counted.append((f"{name}, {unit}", *(f"{value:g}" for value in _spread(known)), f"{unknown:,}"))
         else:
             counted.append((f"{name}, {unit}", "", "", "", "", "", f"{unknown:,}"))
     header = ("", "lowest", "10%", "median", "90%", "highest", "rows unknown")
-    return [charts(*figures), table("Over all rows", header, counted)]
+    return {"charts": figures, "spread": Table("Over all rows", header, counted)}
 
 
 def _spread(known: Any) -> list[float]:
     return [round(value, 3) for value in np.quantile(known.astype(np.float64), [0, 0.1, 0.5, 0.9, 1]).tolist()]
 
 
-def receivers(rows: LabelledRows) -> list[Html]:
+def receivers(rows: LabelledRows) -> dict[str, Any]:
     """Captures of each receiver over time."""
     captures = rows.captures
     timeline = Timeline.of(captures)
-    parts = []
+    chart = None
     if len(timeline.starts):
         more = len(timeline.receivers) - MAX_DRAWN
         caption = f"{more} more receivers are in the table only. " if more > 0 else ""
         caption += f"{timeline.unknown:,} captures of unknown time are not drawn." if timeline.unknown else ""
         title = f"Captures per {timeline.unit} (UTC), by receiver"
-        parts.append(figure(title, draw_timeline(timeline), caption, large=True))
-    else:
-        parts.append(paragraph(f"The times of all {len(captures):,} captures are unknown: they cannot be drawn over time."))
+        chart = Chart(title, draw_timeline(timeline), caption, large=True)
     header = ("receiver", "captures", "rows", "median SNR, dB", "first (UTC)", "last (UTC)")
-    return [*parts, table("Receivers", header, _receiver_rows(rows, captures))]
+    receivers = Table("Receivers", header, _receiver_rows(rows, captures))
+    return {"chart": chart, "captures": f"{len(captures):,}", "table": receivers}
 
 
 def _receiver_rows(rows: LabelledRows, captures: LabelledRows) -> list[tuple[str, ...]]:

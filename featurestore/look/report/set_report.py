@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from featurestore.look.report import set_pictures
 from featurestore.look.report.history import draw_builds, read_history, rows_per_s
 from featurestore.look.report.labelled_rows import LabelledRows
 from featurestore.page.charts import require_matplotlib
-from featurestore.page.page import Card, Html, Key, Page, Section, beside, figure, paragraph, require_place, shorten, table
+from featurestore.page.page import Card, Chart, Key, Page, Table, require_place, shorten
 from featurestore.page.pictures import save_pictures
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import Receivers, read_receivers
@@ -74,8 +74,8 @@ def write_set_report(request: ReportRequest, progress: Progress | None = None) -
     where = opened.receivers if given is None else given.or_else(opened.receivers)
     progress = progress or Silent()
     page = describe_set(opened, show(request.store, opened.version, progress), progress, where if len(where) else None)
-    page.save(request.path)
-    return [request.path, *(() if request.pictures is None else save_pictures(page, request.pictures))]
+    document = page.save(request.path)
+    return [request.path, *(() if request.pictures is None else save_pictures(document, request.pictures))]
 
 
 def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, receivers: Receivers | None = None) -> Page:
@@ -88,27 +88,29 @@ def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, 
         receivers: where they stand; `None` when nobody said.
     """
     rows = LabelledRows.read(opened)
-    parts: list[Callable[[], Sequence[Section]]] = [
-        lambda: [Section("What it is", tuple(_identity(opened, shown))), *_warnings(shown)],
-        lambda: [Section("Map", tuple(set_pictures.positions(rows, receivers)))],
-        lambda: set_pictures.sampled(opened, rows),
-        lambda: [Section("Mean and standard deviation by band", tuple(set_pictures.statistics(opened)))],
-        lambda: [Section("SNR and frequency", tuple(set_pictures.labels(rows)))],
-        lambda: [Section("Receivers", tuple(set_pictures.receivers(rows)))],
-        lambda: [Section("Rejected captures", tuple(_rejected(shown))), Section("Builds", tuple(_builds(opened)))],
-    ]
+    parts: dict[str, Callable[[], Any]] = {
+        "what": lambda: _identity(opened, shown),
+        "map": lambda: set_pictures.positions(rows, receivers),
+        "sample": lambda: set_pictures.sampled(opened, rows),
+        "basis": lambda: set_pictures.statistics(opened),
+        "labels": lambda: set_pictures.labels(rows),
+        "receivers": lambda: set_pictures.receivers(rows),
+        "rejected": lambda: _rejected(shown),
+        "builds": lambda: _builds(opened),
+    }
     progress.start("draw", len(parts), "sections")
-    sections: list[Section] = []
-    for part in parts:
-        sections += part()
+    data: dict[str, Any] = {"warnings": shown["warnings"]}
+    for name, part in parts.items():
+        data[name] = part()
         progress.advance(1)
     names = f" ({', '.join(shown['names'])})" if shown["names"] else ""
     created = shown["created"][:19].replace("T", " ")
     return Page(
+        "featurestore.look.report/features.html",
         title=f"Feature set {opened.version}{names}",
         lead=(shown["url"], f"Built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}."),
-        cards=tuple(_cards(opened, shown)),
-        sections=tuple(sections),
+        cards=_cards(opened, shown),
+        data=data,
     )
 
 
@@ -125,7 +127,7 @@ def _cards(opened: FeatureSet, shown: dict[str, Any]) -> list[Card]:
     ]
 
 
-def _identity(opened: FeatureSet, shown: dict[str, Any]) -> list[Html]:
+def _identity(opened: FeatureSet, shown: dict[str, Any]) -> dict[str, Any]:
     spec, basis = opened.spec, opened.basis
     step_ms, span_ms = (1e3 * samples / spec.sample_rate_hz for samples in (spec.hop_length, spec.span))
     kind = f"{spec.n_mfcc} cepstral coefficients" if spec.n_mfcc else f"{spec.n_mels} mel bands"
@@ -139,52 +141,39 @@ def _identity(opened: FeatureSet, shown: dict[str, Any]) -> list[Html]:
         ("catalog query", str(shown["snapshot"].get("query"))),
         ("built by", ", ".join(f"{name} {version}" for name, version in shown["software"].items())),
     ]
-    return [
-        paragraph(
+    return {
+        "tensors": (
             f"Each row is a tensor of the channels I, Q and magnitude, {kind} and {spec.n_frames} frames: {span_ms:.1f} ms, "
             f"a frame every {step_ms:.2f} ms, up to {spec.f_max / 1e3:g} kHz from the centre frequency."
         ),
-        beside(
-            table("Parameters of the tensors (spec)", ("parameter", "value", "meaning"), parameters, text=(0, 2)),
-            table("Split", ("parameter", "value"), split),
-        ),
-        table("Where it comes from", ("what", "value"), parts, text=(0,), long=(1,)),
-    ]
-
-
-def _warnings(shown: dict[str, Any]) -> list[Section]:
-    """What an audit of the set found, if it did."""
-    found = [f"{warning['level']} ({warning['kind']}): {warning['message']}." for warning in shown["warnings"]]
-    return [Section("Warnings", tuple(paragraph(line, "warning") for line in found))] if found else []
+        "spec": Table("Parameters of the tensors (spec)", ("parameter", "value", "meaning"), parameters, text=(0, 2)),
+        "split": Table("Split", ("parameter", "value"), split),
+        "origin": Table("Where it comes from", ("what", "value"), parts, text=(0,), long=(1,)),
+    }
 
 
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _rejected(shown: dict[str, Any]) -> list[Html]:
+def _rejected(shown: dict[str, Any]) -> dict[str, Any]:
     counts, entries = shown["counts"], shown["rejected_captures"]
     if not counts["rejected"]:
-        return [paragraph(f"None of {counts['captures']:,} captures was rejected.")]
+        return {"captures": f"{counts['captures']:,}", "by_reason": None}
     by_reason = [(reason, f"{n:,}", f"{n / counts['captures']:.2%}") for reason, n in counts["rejected"].items()]
     examples = [
         (reason, str(entry["capture_id"]), entry["detail"], entry["iq_key"])
         for reason in counts["rejected"]
         for entry in [entry for entry in entries if entry["reason"] == reason][:EXAMPLES_PER_REASON]
     ]
-    return [
-        table("Captures by reason", ("reason", "captures", "of all"), by_reason),
-        table(
-            f"Examples, at most {EXAMPLES_PER_REASON} of each reason",
-            ("reason", "capture", "detail", "object"),
-            examples,
-            text=(0,),
-            long=(2, 3),
-        ),
-    ]
+    title = f"Examples, at most {EXAMPLES_PER_REASON} of each reason"
+    return {
+        "by_reason": Table("Captures by reason", ("reason", "captures", "of all"), by_reason),
+        "examples": Table(title, ("reason", "capture", "detail", "object"), examples, text=(0,), long=(2, 3)),
+    }
 
 
-def _builds(opened: FeatureSet) -> list[Html]:
+def _builds(opened: FeatureSet) -> dict[str, Any]:
     history = read_history(opened)
     rows = []
     for manifest in history.builds:
@@ -193,10 +182,10 @@ def _builds(opened: FeatureSet) -> list[Html]:
         speed = "" if rate is None else f"{rate:,.1f}"
         rows.append((manifest.version, manifest.created[:19].replace("T", " "), *numbers, f"{manifest.seconds:,.1f}", speed))
     header = ("feature set", "built (UTC)", "captures", "rows", "computed", "reused", "seconds", "rows/s")
-    about = paragraph(f"This build and those before it; {history.ends}. Rows/s: rows computed in a second of the whole build.")
-    builds = table("Builds, newest first", header, rows, text=(0, 1))
-    if len(rows) == 1:
-        return [about, builds]
     legend = (Key("blue", "computed"), Key("muted", "reused"))
-    picture = figure("Rows, and how many a second were computed", draw_builds(history), "Oldest first.", legend)
-    return [about, beside(picture, builds)]
+    title = "Rows, and how many a second were computed"
+    return {
+        "ends": history.ends,
+        "chart": Chart(title, draw_builds(history), "Oldest first.", legend) if len(rows) > 1 else None,
+        "table": Table("Builds, newest first", header, rows, text=(0, 1)),
+    }

@@ -11,7 +11,7 @@ from trainer.evaluate.session_baselines import predict_nearest
 from trainer.evaluate.session_metrics import SessionPredictions, random_subsets, session_summary, time_parts
 from trainer.network.geometry import Region
 from trainer.network.session.density import locate
-from trainer.network.session.spec import SessionPlace
+from trainer.network.session.place import SessionPlace
 
 
 def test_coverage_area_and_expected_error_of_gaussians() -> None:

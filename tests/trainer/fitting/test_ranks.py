@@ -17,7 +17,7 @@ from featurestore.store.split import Split
 from trainer import read_checkpoint
 from trainer.evaluate.metrics import Predictions, measure
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import StreamOptions
+from trainer.stream.options import StreamOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = '''

@@ -23,10 +23,9 @@ from featurestore.tensor.spec import SplitSpec
 from trainer import TrainReport, TrainRequest, fit, read_checkpoint
 from trainer.fitting.engine import callbacks, lightning
 from trainer.fitting.request import Hardware
-from trainer.network.augment import AugmentSpec
 from trainer.network.checkpoints import Checkpoint
 from trainer.network.network_spec import NetworkSpec
-from trainer.network.training_spec import OptimizerSpec, TrainingSpec
+from trainer.network.training_spec import AugmentSpec, OptimizerSpec, TrainingSpec
 
 
 def trained(request: TrainRequest) -> TrainReport:

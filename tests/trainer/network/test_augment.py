@@ -8,7 +8,8 @@ from torch import Tensor
 
 from featurestore.errors import UsageError
 from trainer.fitting.step import seed_step
-from trainer.network.augment import AugmentSpec, augment
+from trainer.network.augment import augment
+from trainer.network.training_spec import AugmentSpec
 
 CPU = torch.device("cpu")
 OFF = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import UsageError
-from trainer.network.loss import HELD_SIGMA, MAX_SIGMA, MIN_SIGMA, LossSpec, bounded_sigma, localization_loss
+from trainer.network.loss import HELD_SIGMA, MAX_SIGMA, MIN_SIGMA, bounded_sigma, localization_loss
+from trainer.network.training_spec import LossSpec
 
 unhurried = settings(deadline=None, max_examples=50)  # the first call of a torch operator can take seconds
 GAUSSIAN, BETA = LossSpec("gaussian-nll"), LossSpec("beta-nll")

@@ -14,7 +14,8 @@ from corpus_for_tests import Corpus
 from featurestore.store.split import Split
 from trainer import TrainRequest, fit
 from trainer.stream.feature_stream import DataOptions, FeatureStream
-from trainer.stream.source import ChunkSource, Fetched, Key, StreamOptions
+from trainer.stream.options import StreamOptions
+from trainer.stream.source import ChunkSource, Fetched, Key
 
 
 @pytest.fixture

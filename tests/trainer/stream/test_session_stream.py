@@ -18,8 +18,8 @@ from featurestore.store.split import Split
 from trainer.fitting.loader import FeatureDataModule
 from trainer.stream.batches import Batch, SessionBatch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.options import StreamOptions
 from trainer.stream.order import PADDING
-from trainer.stream.source import StreamOptions
 
 OFF = StreamOptions(cache="off")
 

@@ -24,9 +24,10 @@ from featurestore.store.split import Split
 from trainer.stream.batches import Batch
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.mapped import map_file
+from trainer.stream.options import StreamOptions
 from trainer.stream.order import PADDING
 from trainer.stream.prefetch import READY
-from trainer.stream.source import ChunkError, ChunkSource, StreamOptions
+from trainer.stream.source import ChunkError, ChunkSource
 
 CHUNK_ROWS = 8
 Data = bytes | memoryview

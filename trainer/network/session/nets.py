@@ -18,8 +18,9 @@ from trainer.network.loss import bounded_sigma
 from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.density import Located, Mixture, locate
 from trainer.network.session.encoder import make_encoder
+from trainer.network.session.place import SessionPlace
 from trainer.network.session.radio_map import NEAREST_M, REFERENCE_M, RadioMap
-from trainer.network.session.spec import SessionPlace, SessionSpec
+from trainer.network.session.spec import SessionSpec
 
 METRES_PER_DEGREE = 111_195.0
 """On a sphere; for distance laws and embeddings, where 0.3% do not matter."""

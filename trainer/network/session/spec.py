@@ -1,29 +1,19 @@
-"""What a network for sessions is made of (`SessionSpec`), and the place that it knows (`SessionPlace`)."""
+"""What a network for sessions is made of: its record, without torch, for the help of `train` reads it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from featurestore.errors import UsageError
-from featurestore.place.grid import Grid, Plane
+from featurestore.option import SESSIONS, option
 from featurestore.tensor.spec import differing_fields
-from trainer.network.geometry import Region
-
-Float64 = npt.NDArray[np.float64]
 
 FUSIONS = ("radio-map", "attention")
 RECEIVERS_BY = ("identity", "position", "both")
 LEVELS = "levels"
-CELLS_ACROSS = 200
-"""Cells along the longer side of the region, at most, where nobody says how large they are. With half as many, errors are as
-small, but regions of highest density are coarser than the smallest posteriors, and the likelihood loses 0.2 nats."""
-MARGIN_CELLS = 2
 
 
 @dataclass(frozen=True)
@@ -31,11 +21,6 @@ class SessionSpec:
     """How captures of a session are read and put together.
 
     Attributes:
-        fusion: `radio-map` reads levels and asks a kriged map; `attention` learns from scratch.
-        encoder: `levels` (time-mean and time-spread of each band → a small MLP), or any timm ConvNeXt.
-        receivers_by: `identity`: only receivers of the training are known; `position`: by where they stand; `both`.
-        grid_km: side of a cell of the posterior; 0: by region.
-        exclude_receivers: numbers of receivers that training leaves out.
         components: of the mixture of `attention`.
         width: of its tokens.
         layers: of self-attention.
@@ -46,11 +31,36 @@ class SessionSpec:
         UsageError: when a value is impossible.
     """
 
-    fusion: str = "radio-map"
-    encoder: str = LEVELS
-    receivers_by: str = "both"
-    grid_km: float = 0.0
-    exclude_receivers: tuple[int, ...] = ()
+    fusion: str = option(
+        "radio-map",
+        "How captures of a session are put together: by their levels and a kriged map of each receiver (radio-map), or by "
+        "self-attention over captures, learnt from scratch (attention).",
+        SESSIONS,
+        choices=FUSIONS,
+    )
+    encoder: str = option(
+        LEVELS,
+        "What reads a capture: levels (mean and spread over time of each band, then a small MLP), or a ConvNeXt as for "
+        "--backbone, which learns some thousand sessions by heart.",
+        SESSIONS,
+    )
+    receivers_by: str = option(
+        "both",
+        "How receivers are known: by identity (only those of the training), by position (also those that training never "
+        "heard), or both: by identity where it is known, else by position.",
+        SESSIONS,
+        choices=RECEIVERS_BY,
+    )
+    grid_km: float = option(
+        0.0, "Side of the posterior's cells in km.", SESSIONS, metavar="KM", unset="the region is at most 200 cells wide"
+    )
+    exclude_receivers: tuple[int, ...] = option(
+        (),
+        "Number of a receiver (its websdr_id) that training leaves out. Repeat the option for several.",
+        SESSIONS,
+        name="exclude-receiver",
+        metavar="N",
+    )
     components: int = 5
     width: int = 128
     layers: int = 2
@@ -61,7 +71,7 @@ class SessionSpec:
         for name, known in (("fusion", FUSIONS), ("receivers_by", RECEIVERS_BY)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}")
-        if not 0 <= self.grid_km < np.inf:
+        if not 0 <= self.grid_km < math.inf:
             raise UsageError(f"grid_km is {self.grid_km}; wanted the side of a cell in km, or 0 to have it chosen by region")
         if not 0 <= self.receiver_dropout < 1:
             raise UsageError(f"receiver_dropout is {self.receiver_dropout}; wanted a probability from 0 to below 1")
@@ -85,69 +95,3 @@ class SessionSpec:
                 f"{source} holds no session network this version understands: fields {odd} differ; use a matching version"
             )
         return cls(**{**values, "exclude_receivers": tuple(values["exclude_receivers"])})
-
-
-@dataclass(frozen=True, eq=False)
-class SessionPlace:
-    """Region, receivers and grid of a network for sessions.
-
-    Attributes:
-        region: the plane and unit of its positions.
-        websdr_id: (R,) receivers that training knew, ascending.
-        position: (R, 2) where they stand, degrees; NaN where nobody said.
-        reach_m: (2,) half the extent of the grid, east and north.
-        cell_m: side of a cell.
-    """
-
-    region: Region
-    websdr_id: npt.NDArray[np.int64]
-    position: Float64
-    reach_m: tuple[float, float]
-    cell_m: float
-
-    @classmethod
-    def around(cls, region: Region, positions: Float64, websdr_id: npt.ArrayLike, where: Float64, grid_km: float) -> Self:
-        """The place of a training.
-
-        Args:
-            region: of its train positions.
-            positions: (n, 2) train positions in degrees.
-            websdr_id: (R,) receivers.
-            where: (R, 2) they stand, degrees or NaN.
-            grid_km: see `SessionSpec`.
-        """
-        plane = Plane(region.latitude, region.longitude)
-        reach = np.abs(plane.to_plane(positions[np.isfinite(positions).all(axis=1)])).max(axis=0)
-        cell_m = grid_km * 1000 or _round_up(2 * float(reach.max()) / CELLS_ACROSS)
-        east, north = (float(max(length, cell_m)) + MARGIN_CELLS * cell_m for length in reach)
-        return cls(region, np.asarray(websdr_id, np.int64), np.asarray(where, np.float64), (east, north), cell_m)
-
-    @cached_property
-    def grid(self) -> Grid:
-        """Cells of the posterior."""
-        plane, reach = Plane(self.region.latitude, self.region.longitude), np.asarray(self.reach_m)
-        return Grid.within(plane, -reach, reach, self.cell_m)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for checkpoints."""
-        lists = {"websdr_id": self.websdr_id.tolist(), "position": self.position.tolist(), "reach_m": list(self.reach_m)}
-        return {**asdict(self), "region": self.region.to_json(), **lists}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
-        """The place that `source` holds; `UsageError` names unknown or missing fields."""
-        if odd := differing_fields(cls, values):
-            raise UsageError(f"{source} holds no place this version understands: fields {odd} differ; use a matching version")
-        return cls(
-            Region.from_json(values["region"], source),
-            np.array(values["websdr_id"], np.int64),
-            np.array(values["position"], np.float64).reshape(-1, 2),
-            (float(values["reach_m"][0]), float(values["reach_m"][1])),
-            float(values["cell_m"]),
-        )
-
-
-def _round_up(metres: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    power = 10.0 ** np.floor(np.log10(metres))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= metres * (1 - 1e-9)))

@@ -12,8 +12,9 @@ from trainer.network.geometry import Region
 from trainer.network.network_spec import NetworkSpec
 from trainer.network.session.density import Mixture, locate
 from trainer.network.session.nets import RadioMapNet, SessionNet, make_session_net
+from trainer.network.session.place import SessionPlace
 from trainer.network.session.radio_map import RadioMap
-from trainer.network.session.spec import SessionPlace, SessionSpec
+from trainer.network.session.spec import SessionSpec
 
 N_BANDS, N_FRAMES = 16, 8
 STANDS = np.array([[45.03, 7.27], [45.478, 9.123], [44.395, 8.956]])
