@@ -3,6 +3,8 @@ SHELL := bash -o pipefail
 PYTHON ?= python3
 BIN := .venv/bin
 FAULT_ROUNDS ?= 6
+# Files in the order of tests/conftest.py, the longest first; many tests wait for servers and for processes that they start.
+APART := --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo demo-s3 check lint type test coverage faults bench bench-check docs clean
 
@@ -32,18 +34,18 @@ type: setup  ## mypy --strict
 	$(BIN)/mypy
 
 test: setup  ## The tests, on real PostgreSQL, S3 and Dask
-	$(BIN)/pytest --numprocesses 3 --dist loadfile  # many wait for servers and for processes that they start
+	$(BIN)/pytest --numprocesses 3 $(APART)
 
 coverage: setup  ## The tests again, with the branches that they run through: at least 92% of each package
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses 3 $(APART)
 	$(BIN)/coverage combine --quiet
 	for package in featurestore trainer exporter; do \
 		echo "$$package:"; $(BIN)/coverage report --include="$$package/*" --fail-under=92 | tail -n 3 || exit 1; \
 	done
 
 faults: setup  ## Many rounds of injected faults: networks, kills, damaged files, concurrent builds; prints what was lost (0)
-	$(BIN)/pytest tests/faults --fault-rounds $(FAULT_ROUNDS) --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/faults --fault-rounds $(FAULT_ROUNDS) --numprocesses 2 $(APART)
 
 bench: setup  ## Speed of build, planning, stream and training, each against something in the same run
 	$(BIN)/python bench/build_features.py

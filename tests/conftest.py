@@ -28,8 +28,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
 
 
-LONG = ("test_demo", "test_secrets", "test_kills", "test_export_cli", "test_sweep", "test_build_services", "test_network")
-"""Files to begin with, the longest first: begun last, one would keep one process busy while the others have nothing left."""
+LONG = (
+    "test_demo",
+    "test_secrets",
+    "test_kills",
+    "test_export_cli",
+    "test_session_graph",
+    "test_sweep",
+    "test_interrupt",
+    "test_step",
+    "test_iq_graph",
+    "test_graph",
+    "test_build_services",
+    "test_network",
+)
+"""Files to begin with, the longest first: begun last, one would keep one process busy while the others have nothing left.
+
+xdist would put them last again, as they hold few tests: hence `--no-loadscope-reorder` in the Makefile.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,7 +30,7 @@ from trainer.network.session.radio_map import Sessions, fit_radio_map
 from trainer.network.session.spec import SessionSpec
 from trainer.network.training_spec import TrainingSpec
 
-SMALLEST = "test_convnext"  # timm's own for tests: of the code of tiny to large, with 0.5 M parameters
+SMALLEST = "test_convnext2"  # timm's own for tests: of the code of tiny to large, with 0.5 M parameters
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from io import BufferedWriter
 from pathlib import Path
 
 import pytest
+from made_once import directory_of_run
 
 from featurestore.services import Running, running
 
@@ -35,8 +36,7 @@ def shared(factory: pytest.TempPathFactory, config: pytest.Config, name: str, *,
         postgres: as for `running`, like `s3`.
         s3: see there.
     """
-    base = factory.getbasetemp()
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    directory = directory_of_run(factory) / name
     directory.mkdir(exist_ok=True)
     with _starting(directory):
         users = (directory / "users").open("ab")

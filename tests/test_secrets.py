@@ -191,7 +191,7 @@ def test_the_whole_job_tells_no_secret(scene: Scene, services: Running) -> None:
 
     checkpoints = here / "checkpoints"
     tracked = ["--tracking-uri", scene.mlflow, "--artifacts", f"{base}/mlflow"]
-    network = ["--backbone", "test_convnext", "--epochs", 1, "--warmup-epochs", 0, "--batch-size", 8, "--accelerator", "cpu"]
+    network = ["--backbone", "test_convnext2", "--epochs", 1, "--warmup-epochs", 0, "--batch-size", 8, "--accelerator", "cpu"]
     run(
         "train",
         "--store",

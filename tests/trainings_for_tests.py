@@ -7,4 +7,4 @@ from trainer.network.training_spec import OptimizerSpec, TrainingSpec
 
 
 def tiny_training(epochs: int) -> TrainingSpec:
-    return TrainingSpec(NetworkSpec(backbone="convnext_atto"), OptimizerSpec(warmup_epochs=1, max_epochs=epochs))
+    return TrainingSpec(NetworkSpec(backbone="test_convnext2"), OptimizerSpec(warmup_epochs=1, max_epochs=epochs))

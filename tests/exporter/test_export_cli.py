@@ -71,12 +71,15 @@ def s3(services: Running) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def exported(s3: str, mlflow_database: str, checkpoint_file: Path, built: Built, graph: ExportedGraph) -> Exported:
-    """The first with both graphs, as fp32; the second in fewer bits, without IQ."""
+def exported(  # noqa: PLR0917 - pytest gives them by name
+    s3: str, mlflow_database: str, checkpoint_file: Path, built: Built, graph: ExportedGraph, iq_graph: ExportedGraph
+) -> Exported:
+    """The first with both graphs, as fp32; the second in fewer bits, without IQ. The demo traces both on its way, too."""
     options = [checkpoint_file, "--models", s3, "--store", built.corpus.store, "--registry-uri", mlflow_database]
-    first = json_of("export", *options, "--raw", built.corpus.raw, "--captures", 4, "--quiet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("exporter.made_graphs.export_graph", traced_before(graph))
+        patch.setattr("exporter.made_graphs.export_iq_graph", traced_before(iq_graph))
+        first = json_of("export", *options, "--raw", built.corpus.raw, "--captures", 4, "--quiet")
         limit = first["files"]["model.onnx"] / 1e6 - 0.1
         second = invoke("export", *options, "--precision", "auto", "--max-size-mb", limit)
     assert second.exit_code == 0, second.output
@@ -92,7 +95,7 @@ def test_a_release_holds_all_that_a_service_needs(exported: Exported, built: Bui
     assert np.float32(config["std"]).tobytes() == built.feature_set.basis.std.tobytes()
     assert config["features"]["version"] == built.feature_set.version
     assert config["region"]["half_extent_m"] == 100_000
-    assert config["training"]["network"]["backbone"] == "test_convnext"
+    assert config["training"]["network"]["backbone"] == "test_convnext2"
     assert config["checkpoint"]["sha256"] == hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()
     assert {"python", "torch", "onnx"} <= config["software"].keys()
     assert {"val", "test"} == metrics["evaluation"].keys()

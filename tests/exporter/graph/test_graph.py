@@ -72,7 +72,7 @@ def test_a_lone_file_says_what_it_is(checkpoint: Checkpoint, graph: ExportedGrap
     assert (info.feature_set, info.basis) == (checkpoint.features.version, checkpoint.features.basis)
     assert info.region == checkpoint.region.to_json()
     assert info.checkpoint_sha256 == checkpoint.sha256
-    assert info.backbone == "test_convnext"
+    assert info.backbone == "test_convnext2"
     assert {"python", "torch", "onnx", "timm"} <= info.software.keys()
     assert set(UNITS) == {"features", "iq", "mean", "std", "positions", "uncertainties", "region"}
 
@@ -94,7 +94,7 @@ def test_inputs_and_outputs_have_names_types_and_a_free_batch(graph: ExportedGra
         onnx.TensorProto.DOUBLE,
         onnx.TensorProto.FLOAT,
     ]
-    assert sum(node.name.startswith(BACKBONE) for node in model.graph.node) > 100
+    assert sum(node.name.startswith(BACKBONE) for node in model.graph.node) > 50
 
 
 def test_weights_beyond_one_protobuf_are_refused(

@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, services: Running) -> World:
 
 def train(directory: Path, version: str) -> Path:
     """One epoch, through the command that users have."""
-    small = ["--backbone", "convnext_atto", "--epochs", "1", "--batch-size", "8"]
+    small = ["--backbone", "test_convnext2", "--epochs", "1", "--batch-size", "8"]
     where = ["--store", str(directory / "store"), "--features", version, "--dir", str(directory / "run"), "--no-tracking"]
     result = CliRunner().invoke(main, ["train", *where, *small, "--json"])
     assert result.exit_code == 0, result.output

@@ -55,7 +55,7 @@ class World:
 def world(training_corpus: Corpus, services: Running, tmp_path_factory: pytest.TempPathFactory) -> World:
     directory = tmp_path_factory.mktemp("evaluate-report")
     tracking, store = f"sqlite:///{directory / 'mlflow.db'}", str(training_corpus.store)
-    training = TrainingSpec(NetworkSpec(backbone="test_convnext"), OptimizerSpec(warmup_epochs=1, max_epochs=EPOCHS))
+    training = TrainingSpec(NetworkSpec(backbone="test_convnext2"), OptimizerSpec(warmup_epochs=1, max_epochs=EPOCHS))
     request = TrainRequest(store, "small", directory / "run", training, batch_size=8, hardware=Hardware(accelerator="cpu"))
     report = fit(replace(request, tracking=TrackingRequest(tracking)))
     assert report is not None

@@ -24,7 +24,7 @@ EPOCHS = 40
 
 def command(corpus: Corpus, directory: Path, *options: str) -> list[str]:
     where = ["--store", str(corpus.store), "--features", "small", "--dir", str(directory), "--accelerator", "cpu"]
-    what = ["--backbone", "convnext_atto", "--batch-size", "8", "--epochs", str(EPOCHS), "--warmup-epochs", "1"]
+    what = ["--backbone", "test_convnext2", "--batch-size", "8", "--epochs", str(EPOCHS), "--warmup-epochs", "1"]
     return [sys.executable, "-m", "cli", "train", *where, *what, "--no-tracking", *options]
 
 

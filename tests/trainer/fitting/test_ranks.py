@@ -46,7 +46,7 @@ def trained(training_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -
     program = directory / "program.py"
     program.write_text(PROGRAM)
     where = ["--store", str(training_corpus.store), "--features", "small", "--dir", str(directory / "run")]
-    what = ["--backbone", "convnext_atto", "--epochs", str(EPOCHS), "--batch-size", str(BATCH), "--no-tracking", "--json"]
+    what = ["--backbone", "test_convnext2", "--epochs", str(EPOCHS), "--batch-size", str(BATCH), "--no-tracking", "--json"]
     how = ["--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NOTES": str(directory)}
     done = subprocess.run(

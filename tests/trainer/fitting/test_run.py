@@ -210,7 +210,7 @@ def test_a_checkpoint_of_other_features_or_of_another_network_is_refused(trainin
     with pytest.raises(UsageError, match=r"hop_length 64 \(the set has 32\)"):
         fit(replace(request, version="other", resume="last"))
     femto = TrainingSpec(NetworkSpec("convnext_femto"))
-    with pytest.raises(UsageError, match=r"holds a network .*convnext_atto.*convnext_femto"):
+    with pytest.raises(UsageError, match=r"holds a network .*test_convnext2.*convnext_femto"):
         fit(replace(request, training=femto, resume="last"))
     with pytest.raises(UsageError, match=r"with batch size 8, this run has 4"):
         fit(replace(request, batch_size=4, resume="last"))
@@ -239,7 +239,7 @@ def test_the_command_on_files_and_on_s3(
     monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
     Corpus(training_corpus.raw, Location.parse(f"{bucket}/features"), training_corpus.catalog).build(tag="small")
     assert open_set(f"{bucket}/features", "small").version == open_set(tiny.store, "small").version
-    options = ["--backbone", "convnext_atto", "--epochs", "1", "--batch-size", "8", "--no-tracking", "--json", "--quiet"]
+    options = ["--backbone", "test_convnext2", "--epochs", "1", "--batch-size", "8", "--no-tracking", "--json", "--quiet"]
     losses = []
     for number, store in enumerate((tiny.store, f"{bucket}/features")):
         where = ["--store", store, "--features", "small", "--dir", str(tmp_path / f"run{number}")]

@@ -85,7 +85,7 @@ def test_an_excluded_receiver_is_not_known(training_corpus: Corpus, tmp_path: Pa
 
 def test_a_capture_network_is_no_session_network(training_corpus: Corpus, tmp_path: Path) -> None:
     checkpoint = train(
-        training_corpus, tmp_path / "capture", "--locate", "capture", "--backbone", "convnext_atto", "--epochs", "1"
+        training_corpus, tmp_path / "capture", "--locate", "capture", "--backbone", "test_convnext2", "--epochs", "1"
     )
     said = run("evaluate", str(checkpoint), "--store", str(training_corpus.store), "--against", str(checkpoint), code=2)
     assert "--against compares networks for sessions" in said

@@ -44,7 +44,7 @@ def test_a_run_holds_parameters_metrics_dataset_and_software_and_goes_on_when_tr
     run = client.get_run(str(report.run_id))
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "first"
-    assert run.data.params["network.backbone"] == "convnext_atto"
+    assert run.data.params["network.backbone"] == "test_convnext2"
     assert run.data.params["optimizer.max_epochs"] == "1"
     assert run.data.params["features.n_fft"] == "256"
     assert run.data.tags["software.torch"]

@@ -81,7 +81,7 @@ def test_a_grid_covers_each_combination_once_and_keeps_the_best_network(tiny: Tr
 
 
 def test_the_command_draws_from_ranges_and_leaves_a_table_and_a_picture(tiny: TrainRequest, tmp_path: Path) -> None:
-    options = ["--study", "ranges", "--store", tiny.store, "--features", "small", "--backbone", "convnext_atto"]
+    options = ["--study", "ranges", "--store", tiny.store, "--features", "small", "--backbone", "test_convnext2"]
     options += [
         "--epochs",
         "1",

@@ -1,8 +1,6 @@
-"""Networks for sessions: masks, permutations, closed forms, export."""
+"""Networks for sessions: masks, permutations, closed forms. Their graphs: `tests/exporter/graph/test_session_graph.py`."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ def place() -> SessionPlace:
 def network(fusion: str, receivers_by: str = "both") -> SessionNet:
     torch.manual_seed(0)
     where = place()
-    net = make_session_net(SessionSpec(fusion, receivers_by=receivers_by), NetworkSpec("convnext_atto"), where, N_BANDS)
+    net = make_session_net(SessionSpec(fusion, receivers_by=receivers_by), NetworkSpec("test_convnext2"), where, N_BANDS)
     if isinstance(net, RadioMapNet):
         rng, shape = np.random.default_rng(0), (3, len(where.grid.points_m))
         found = RadioMap(
@@ -160,37 +158,6 @@ def test_summary_of_a_grid_is_that_of_the_place_wing() -> None:
     wanted = numpy_density.covariances_m2(dense, grid)
     np.testing.assert_allclose(found.covariance.numpy() * unit**2, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max()))
     np.testing.assert_allclose(found.log_density.numpy() - 2 * np.log(unit), dense.reshape(4, -1), atol=1e-3)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.onnx
-@pytest.mark.parametrize("fusion", ["radio-map", "attention"])
-def test_networks_export_with_both_axes_free(fusion: str, tmp_path: Path) -> None:
-    import onnxruntime as ort
-
-    net, example = network(fusion), sessions(3, 4)
-    file = tmp_path / "session.onnx"
-    b, r = torch.export.Dim("b", min=1), torch.export.Dim("r", min=1)
-    shapes = tuple({0: b, 1: r} for _ in example)
-    torch.onnx.export(
-        net,
-        example,
-        file,
-        input_names=["features", "receiver", "receiver_position", "present"],
-        output_names=["position", "covariance", "log_density"],
-        dynamic_shapes=shapes,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-    for size in ((1, 1), (2, 7), (7, 3)):
-        batch = sessions(*size, seed=3)
-        names = ("features", "receiver", "receiver_position", "present")
-        found = session.run(None, {name: part.numpy() for name, part in zip(names, batch, strict=True)})
-        with torch.inference_mode():
-            wanted = net(*batch)
-        for one, other in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(one, other.numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_specs_refuse_what_cannot_be() -> None:
