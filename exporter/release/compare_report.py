@@ -8,11 +8,12 @@ import numpy as np
 
 from exporter.release.comparison import BATCHES, COLUMNS, Comparison, Paired
 from featurestore.look.report.maps import to_plane
-from featurestore.page.charts import both_sizes, to_svg
+from featurestore.page.charts import both_sizes, map_axes, to_svg
 from featurestore.page.page import Card, Chart, Html, Key, Page, Table
 from featurestore.store.split import unique_sessions
-from trainer.evaluate.charts import cdf_figure, group_figure, receiver_groups
-from trainer.evaluate.metrics import Predictions, sample_evenly, snr_bands, squared_deviations
+from trainer.evaluate.charts import CASE, case_cells, cdf_figure, group_figure, receiver_groups
+from trainer.evaluate.metrics import Predictions, sample_evenly, share_inside, snr_bands
+from trainer.evaluate.plots import draw_coverage
 from trainer.network.geometry import Float64
 
 if TYPE_CHECKING:
@@ -145,23 +146,13 @@ def _mark(row: list[str]) -> list[str]:
 
 def _coverage(names: dict[str, Predictions]) -> Chart:
     """Whether the ellipses hold as many transmitters as they should, of both."""
-    deviations = {name: np.sort(np.sqrt(squared_deviations(predictions))) for name, predictions in names.items()}
-
-    def draw(figure: Figure) -> None:
-        axis: Any = figure.subplots()
-        k = np.linspace(0, 3.5, 351)
-        axis.plot(k, 1 - np.exp(-(k**2) / 2), "--", color="black", linewidth=1)
-        for found, colour in zip(deviations.values(), COLOURS, strict=True):
-            axis.plot(k, np.searchsorted(found, k, "right") / len(found), color=f"tab:{colour}", linewidth=1.6)
-        axis.set_xlabel("k, size of the ellipse in σ")
-        axis.set_ylabel("share of transmitters inside it")
-        axis.set_ylim(0, 1.01)
-        axis.grid(alpha=0.5, linewidth=0.6)
-
-    told = ", ".join(f"{name} {np.searchsorted(found, 1, 'right') / len(found):.1%}" for name, found in deviations.items())
-    keys = [Key(colour, name) for name, colour in zip(deviations, COLOURS, strict=True)]
+    curves = [(name, predictions, f"tab:{colour}") for (name, predictions), colour in zip(names.items(), COLOURS, strict=True)]
+    one = np.array([1.0])
+    told = ", ".join(f"{name} {share_inside(predictions, one)[0]:.1%}" for name, predictions in names.items())
+    keys = [Key(colour, name) for name, colour in zip(names, COLOURS, strict=True)]
     label = f"Share of transmitters in the ellipse of 1 σ: {told}; right: 39.3%"
-    return Chart("Coverage of the ellipses", to_svg(draw, label, 280), f"In 1 σ: {told}. Dashed: right.", keys)
+    picture = to_svg(lambda figure: draw_coverage(figure.subplots(), curves), label, 280)
+    return Chart("Coverage of the ellipses", picture, f"In 1 σ: {told}. Dashed: right.", keys)
 
 
 def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Chart:
@@ -178,11 +169,8 @@ def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Char
             size = np.maximum(LARGEST_MARK**2 * np.abs(by_session[marks]) / largest, 10)
             where, how = plane[marks].T, {"edgecolors": "white", "linewidths": 0.8, "alpha": 0.85}
             axis.scatter(*where, s=size, marker=mark, color=f"tab:{colour}", gid=name, **how)
-        axis.set_aspect("equal", adjustable="datalim")
         axis.margins(0.1)
-        axis.set_xlabel("km east")
-        axis.set_ylabel("km north")
-        axis.grid(alpha=0.5, linewidth=0.6)
+        map_axes(axis, fill=True)
 
     sample = f"{len(drawn):,} of {len(position):,} sessions, spread evenly. " if len(drawn) < len(position) else ""
     wins = [int((by_session > 0).sum()), int((by_session < 0).sum())]
@@ -199,27 +187,14 @@ def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Char
 
 def _largest(paired: Paired, difference: Float64, names: tuple[str, str]) -> Table:
     order = np.argsort(-np.abs(difference), kind="stable")[:LISTED].tolist()
-    header = (
-        "capture",
-        "receiver",
-        "SNR, dB",
-        "true position",
-        f"error of {names[0]}, km",
-        f"of {names[1]}, km",
-        "difference, km",
-    )
-    rows = []
-    for place in order:
-        snr, (latitude, longitude) = paired.a.snr_db[place], paired.a.position_true[place]
-        rows.append(
-            (
-                str(paired.capture_id[place]),
-                str(paired.a.websdr_id[place]),
-                f"{snr:.1f}" if np.isfinite(snr) else "unknown",
-                f"{latitude:.4f}°, {longitude:.4f}°",
-                f"{paired.a.error_m[place] / 1000:,.2f}",
-                f"{paired.b.error_m[place] / 1000:,.2f}",
-                f"{difference[place] / 1000:+,.2f}",
-            )
+    header = (*CASE, f"error of {names[0]}, km", f"of {names[1]}, km", "difference, km")
+    rows = [
+        (
+            *case_cells(paired.a, paired.capture_id, place),
+            f"{paired.a.error_m[place] / 1000:,.2f}",
+            f"{paired.b.error_m[place] / 1000:,.2f}",
+            f"{difference[place] / 1000:+,.2f}",
         )
+        for place in order
+    ]
     return Table(f"The {len(rows)} rows in which they differ most", header, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.locate.locate import Located
-from featurestore.page.charts import both_sizes, to_svg
+from featurestore.page.charts import both_sizes, map_axes, to_svg
 from featurestore.page.page import Card, Chart, Html, Key, Page, Table
 from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S, Views, hyperbola
 from featurestore.place.geodesic import distance_m
@@ -121,10 +121,7 @@ def _draw_map(drawing: Figure, located: Located, frame: Grid) -> None:
             axis.annotate(str(receiver.websdr_id), (east, north), (6, 5), textcoords="offset points", weight="bold")
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
-    axis.set_aspect("equal", adjustable="box")
-    axis.set_xlabel("km east of the answer")
-    axis.set_ylabel("km north of it")
-    axis.grid(alpha=0.5, linewidth=0.6)
+    map_axes(axis, " of the answer")
 
 
 def _drawn(located: Located) -> list[int]:

@@ -107,6 +107,14 @@ def to_svg(  # noqa: PLR0913 - two of them for few charts
     return _inline(written.getvalue(), label, titles or {})
 
 
+def map_axes(axis: Any, of: str = "", *, fill: bool = False) -> None:
+    """Axes of a map that is to scale: kilometres east and north of something; widened until they fill their place, or not."""
+    axis.set_aspect("equal", adjustable="datalim" if fill else "box")
+    axis.set_xlabel(f"km east{of}")
+    axis.set_ylabel(f"km north{of}")
+    axis.grid(alpha=0.5, linewidth=0.6)
+
+
 def both_sizes(draw: Draw, label: str, heights: tuple[int, int], titles: Titles | None = None) -> Html:
     """A chart that is worth a wide screen, and drawn again for a phone: heights are of the wide and the narrow one."""
     wide = to_svg(draw, label, heights[0], WIDE, titles).replace("<svg ", '<svg class="wide" ', 1)

@@ -48,6 +48,11 @@ def calibration_figures(predictions: Predictions) -> dict[str, Chart]:
     """Whether σ is right: expected and found errors, and how many transmitters the ellipses hold."""
     squared = squared_deviations(predictions)
     inside = ", ".join(f"{(squared <= k * k).mean():.1%} in {k} σ (right: {1 - np.exp(-k * k / 2):.1%})" for k in (1, 2))
+
+    def draw_coverage(axis: Any) -> None:
+        plots.draw_coverage(axis, [("found", predictions, plots.NETWORK)])
+        axis.set_box_aspect(1)
+
     return {
         "expected": Chart(
             "Error expected and found",
@@ -58,7 +63,7 @@ def calibration_figures(predictions: Predictions) -> dict[str, Chart]:
         ),
         "coverage": Chart(
             "Coverage of the ellipses",
-            to_svg(_bare(lambda axis: plots.draw_coverage(axis, predictions)), f"Share of transmitters: {inside}", 330),
+            to_svg(_bare(draw_coverage), f"Share of transmitters: {inside}", 330),
             f"Found: {inside}. Dashed: right.",
         ),
     }
@@ -71,7 +76,8 @@ def _bare(draw: Callable[[Any], None]) -> Draw:
         axis: Any = figure.subplots()
         draw(axis)
         axis.set_title("")
-        axis.get_legend().set_visible(False)
+        if axis.get_legend() is not None:
+            axis.get_legend().set_visible(False)
 
     return fill
 
@@ -133,6 +139,22 @@ def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups:
     keys = [Key(_key(colour), name) for name, colour, _ in errors] if len(errors) > 1 else []
     how = f"Dot: median; bar: half of the rows; line: 5% to 95%. {caption}{left_out}".strip()
     return Chart(title, to_svg(draw, f"{title}: {told}", 70 + (22 + 10 * len(errors)) * len(shown)), how, keys)
+
+
+CASE = ("capture", "receiver", "SNR, dB", "true position")
+"""Columns that tell which row it is, of lists of the worst."""
+
+
+def case_cells(predictions: Predictions, capture: npt.NDArray[np.int64], place: int) -> tuple[str, ...]:
+    """What is in the columns of `CASE`."""
+    snr = predictions.snr_db[place]
+    told = f"{snr:.1f}" if np.isfinite(snr) else "unknown"
+    return str(capture[place]), str(predictions.websdr_id[place]), told, in_degrees(predictions.position_true[place])
+
+
+def in_degrees(position: Float64) -> str:
+    """Latitude and longitude, for people."""
+    return f"{position[0]:.4f}°, {position[1]:.4f}°"
 
 
 def receiver_groups(predictions: Predictions) -> Groups:

@@ -199,6 +199,12 @@ def squared_deviations(predictions: Predictions) -> Float64:
     return np.asarray(east**2 + north**2)
 
 
+def share_inside(predictions: Predictions, k: Float64) -> Float64:
+    """The share of true positions in the ellipse of k σ, of each k; right is 1 − e^(−k²/2)."""
+    deviation = np.sort(np.sqrt(squared_deviations(predictions)))
+    return np.asarray(np.searchsorted(deviation, k, "right") / len(deviation))
+
+
 def snr_bands(snr_db: Float64) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Names and rows of the bands that are not empty, the lowest first, then the rows whose SNR is not known."""
     known = np.isfinite(snr_db)

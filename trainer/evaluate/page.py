@@ -12,10 +12,13 @@ from featurestore.page.page import Card, Chart, Page, Table
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.evaluate.charts import (
+    CASE,
     calibration_figures,
+    case_cells,
     cdf_figure,
     distance_groups,
     group_figure,
+    in_degrees,
     map_figure,
     nearest_km,
     receiver_groups,
@@ -140,18 +143,7 @@ def _worst_cases(found: Evaluation, feature_set: FeatureSet) -> dict[str, Any]:
         label = f"{title}, receiver {predictions.websdr_id[place]}: spectrograms of I, Q and magnitude in dB and normalized"
         picture = draw_tensor(feature_set.spec, feature_set.basis, tensor, scale, label)
         figures.append(Chart(title, picture, _story(found, place)))
-    header = (
-        "capture",
-        "receiver",
-        "SNR, dB",
-        "true position",
-        "predicted",
-        "error, km",
-        "expected, km",
-        "σ east, km",
-        "σ north, km",
-        "error in σ",
-    )
+    header = (*CASE, "predicted", "error, km", "expected, km", "σ east, km", "σ north, km", "error in σ")
     rows = [_case(found, capture, place) for place in order[:LISTED].tolist()]
     return {"charts": figures, "table": Table(f"The {len(rows)} largest errors", header, rows)}
 
@@ -160,21 +152,18 @@ def _story(found: Evaluation, place: int) -> str:
     predictions = found.predictions
     east, north = predictions.sigma_east_m[place] / 1000, predictions.sigma_north_m[place] / 1000
     return (
-        f"Receiver {predictions.websdr_id[place]}, {_snr(found, place)}. True {_degrees(predictions.position_true[place])}, "
-        f"predicted {_degrees(predictions.position[place])} with σ {east:.2f} km east, {north:.2f} km north."
+        f"Receiver {predictions.websdr_id[place]}, {_snr(found, place)}. True {in_degrees(predictions.position_true[place])}, "
+        f"predicted {in_degrees(predictions.position[place])} with σ {east:.2f} km east, {north:.2f} km north."
     )
 
 
 def _case(found: Evaluation, capture: Int64, place: int) -> tuple[str, ...]:
     predictions = found.predictions
-    snr, one = predictions.snr_db[place], np.arange(len(predictions)) == place
+    one = np.arange(len(predictions)) == place
     expected = expected_error_m(predictions.sigma_east_m[one], predictions.sigma_north_m[one])[0]
     return (
-        str(capture[place]),
-        str(predictions.websdr_id[place]),
-        f"{snr:.1f}" if np.isfinite(snr) else "unknown",
-        _degrees(predictions.position_true[place]),
-        _degrees(predictions.position[place]),
+        *case_cells(predictions, capture, place),
+        in_degrees(predictions.position[place]),
         *(
             f"{metres / 1000:,.2f}"
             for metres in (
@@ -191,10 +180,6 @@ def _case(found: Evaluation, capture: Int64, place: int) -> tuple[str, ...]:
 def _snr(found: Evaluation, place: int) -> str:
     snr = found.predictions.snr_db[place]
     return f"SNR {snr:.1f} dB" if np.isfinite(snr) else "SNR unknown"
-
-
-def _degrees(position: Any) -> str:
-    return f"{position[0]:.4f}°, {position[1]:.4f}°"
 
 
 def _identity(found: Evaluation, feature_set: FeatureSet) -> Table:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from featurestore.page.charts import require_matplotlib
+from featurestore.page.charts import map_axes, require_matplotlib
 from featurestore.source.receivers import Receivers
-from trainer.evaluate.metrics import Predictions, expected_error_m, sample_evenly, snr_bands, squared_deviations
+from trainer.evaluate.metrics import Predictions, expected_error_m, sample_evenly, share_inside, snr_bands
 from trainer.network.geometry import MAX_HALF_EXTENT_M, Float64, Region, geodesic_m
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ def draw_cdf(axis: Axes, curves: Sequence[tuple[str, Float64, str]]) -> None:
 def _draw_calibration(figure: Figure, picture: Picture) -> None:
     axes: Any = figure.subplots(1, 2)
     draw_expected(axes[0], picture.predictions)
-    draw_coverage(axes[1], picture.predictions)
+    draw_coverage(axes[1], [("found", picture.predictions, NETWORK)])
+    axes[1].set_box_aspect(1)
+    axes[1].set_title("Coverage of the ellipses", fontsize=11)
+    axes[1].legend(loc="lower right", fontsize=9)
     figure.suptitle(f"Is σ right? {picture.title}: {_rows(len(picture.predictions))}")
 
 
@@ -143,26 +146,24 @@ def draw_expected(axis: Axes, predictions: Predictions) -> None:
     axis.legend(loc="best", fontsize=9)
 
 
-def draw_coverage(axis: Axes, predictions: Predictions) -> None:
-    """The share of transmitters inside the ellipse of k σ, beside what is right."""
-    deviation = np.sort(np.sqrt(squared_deviations(predictions)))
+def draw_coverage(axis: Axes, curves: Sequence[tuple[str, Predictions, str]]) -> None:
+    """The share of transmitters inside the ellipse of k σ, beside what is right: name, predictions and colour of each curve.
+
+    A single curve is marked at 1 and 2 σ.
+    """
     k = np.linspace(0, 3.5, 351)
-    share = np.searchsorted(deviation, k, "right") / len(deviation)
     axis.plot(k, 1 - np.exp(-(k**2) / 2), "--", color=IDEAL, linewidth=1, label="right: 1 − exp(−k²/2)")
-    axis.plot(k, share, color=NETWORK, label="found")
-    for mark in (1, 2):
-        found = float(np.searchsorted(deviation, mark, "right") / len(deviation))
-        axis.plot(
-            [mark], [found], "o", color=NETWORK, label=f"{mark} σ: {found:.1%}, right is {1 - np.exp(-(mark**2) / 2):.1%}"
-        )
-    axis.set_box_aspect(1)
+    for name, predictions, colour in curves:
+        axis.plot(k, share_inside(predictions, k), color=colour, label=name)
+        for mark in (1, 2) if len(curves) == 1 else ():
+            share = float(share_inside(predictions, np.array([mark]))[0])
+            right = 1 - np.exp(-(mark**2) / 2)
+            axis.plot([mark], [share], "o", color=colour, label=f"{mark} σ: {share:.1%}, right is {right:.1%}")
     axis.set_xlim(0, 3.5)
     axis.set_ylim(0, 1.01)
     axis.set_xlabel("k, size of the ellipse in σ")
     axis.set_ylabel("share of transmitters inside it")
-    axis.set_title("Coverage of the ellipses", fontsize=11)
     axis.grid(alpha=0.25)
-    axis.legend(loc="lower right", fontsize=9)
 
 
 def draw_map(figure: Figure, picture: Picture) -> None:
@@ -183,10 +184,7 @@ def draw_map(figure: Figure, picture: Picture) -> None:
     limit = float(np.clip(1.05 * np.abs(predicted).max(), wanted, 1.5 * wanted))
     axis.set_xlim(-limit, limit)
     axis.set_ylim(-limit, limit)
-    axis.set_aspect("equal")
-    axis.set_xlabel("km east of the region's centre")
-    axis.set_ylabel("km north of the region's centre")
-    axis.grid(alpha=0.25)
+    map_axes(axis, " of the region's centre")
     figure.legend(loc="outside lower center", ncols=3)
     beyond = int((np.abs(predicted) > limit).any(axis=1).sum())
     shown = f"{len(drawn)} of {_rows(len(predictions))}" if len(drawn) < len(predictions) else _rows(len(drawn))

@@ -104,7 +104,7 @@ def test_coverage_is_drawn_where_it_is(tmp_path: Path) -> None:
     predictions = replace(simulated(4), north_error_m=np.zeros(4))
     predictions = replace(predictions, east_error_m=np.array([0.5, 1.5, 2.5, 9]) * predictions.sigma_east_m)
     figure = Figure()
-    plots.draw_coverage(figure.subplots(), predictions)
+    plots.draw_coverage(figure.subplots(), [("found", predictions, "tab:blue")])
     found = figure.axes[0].get_legend_handles_labels()[1]
     assert found[2:] == ["1 σ: 25.0%, right is 39.3%", "2 σ: 50.0%, right is 86.5%"]
 
