@@ -18,8 +18,8 @@ from trainer import TrainRequest, fit, read_checkpoint
 from trainer.fitting.request import Hardware
 
 ROOT = Path(__file__).resolve().parents[3]
-EPOCHS = 40
-"""Some forty seconds: nobody waits for the end."""
+EPOCHS = 4000
+"""More than anybody waits for, however late the signal comes on a busy machine."""
 
 
 def command(corpus: Corpus, directory: Path, *options: str) -> list[str]:
