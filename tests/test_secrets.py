@@ -29,7 +29,7 @@ from featurestore.corpus.simulate.simulate import Destination
 from featurestore.errors import UsageError
 from featurestore.objects import objects
 from featurestore.objects.objects import Location, open_objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.progress import Silent
 from featurestore.redaction import without_credentials
 from featurestore.services import Running

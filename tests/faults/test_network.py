@@ -24,7 +24,7 @@ from featurestore import open_set
 from featurestore.care.verify.verify import verify
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
 from featurestore.objects import objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.services import Running
 from featurestore.source.catalog import read_snapshot
 from trainer.stream.feature_stream import DataOptions, FeatureStream
