@@ -29,6 +29,8 @@ from featurestore.tensor.spec import SplitSpec
 if TYPE_CHECKING:
     from featurestore.progress import Progress
 
+LAG_OF_REGION = "what the catalog's receivers and clocks want, rounded up to 50; 1000 where their places are unknown"
+
 
 @click.command("build-pairs", cls=Sections)
 @CATALOG
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 )
 @QUERY_FILE
 @LIMIT
-@options_of(PairSpec, SplitSpec)
+@options_of(PairSpec, SplitSpec, unset={"max_lag_us": LAG_OF_REGION})
 @MAX_REJECTED
 @option("--tag", heading=OUTPUT, metavar="NAME", help="Name that stands for the pair set from now on.")
 @DRY_RUN
@@ -76,7 +78,9 @@ def build_pairs(
     from featurestore.pairs.build import build_pairs as build
     from featurestore.source.catalog import read_query
 
+    lag_of_region = options["max_lag_us"] is None
     spec, split = record_of(PairSpec, options), record_of(SplitSpec, options)
     query = None if query_file is None else read_query(query_file)
+    options["lag_of_region"] = lag_of_region
     request = PairBuildRequest(catalog, Location.parse(raw), Location.parse(store), spec, split, query, **options)
     return preview_pairs(request, progress) if dry_run else build(request, progress)

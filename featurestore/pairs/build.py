@@ -16,6 +16,7 @@ from featurestore.pairs import segments as on_disk
 from featurestore.pairs.chunk_tasks import PairChunk, SessionTask, compute_pair_chunk
 from featurestore.pairs.plan import NOT_WANTED, PairPlan, PairUse, make_pair_plan
 from featurestore.pairs.publish import Outcome, PairBuildReport, counts_of, publish, version_id
+from featurestore.pairs.reach import largest_delay_us
 from featurestore.pairs.segments import PairPart, PairSegment, Unusable, open_pair_store
 from featurestore.pairs.spec import PairSpec
 from featurestore.progress import Progress
@@ -23,6 +24,7 @@ from featurestore.source.catalog import read_snapshot
 from featurestore.source.catalog_connection import describe
 from featurestore.source.listing import RawListing
 from featurestore.source.recording import Recording
+from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.presence import require_kept
 from featurestore.store.read_segments import read_marker
@@ -35,7 +37,10 @@ CLOCK_SIGMAS = 5
 
 @dataclass(frozen=True)
 class PairBuildRequest:
-    """What to build from what; see `build.BuildRequest`, whose fields mean the same."""
+    """What to build from what; see `build.BuildRequest`, whose fields mean the same.
+
+    `lag_of_region`: the catalog's receivers say how large the largest lag is, and not `spec.max_lag_us`.
+    """
 
     catalog: str = field(repr=False)  # it may hold a password
     raw: Location
@@ -48,6 +53,7 @@ class PairBuildRequest:
     tag: str | None = None
     workers: int | None = None
     scheduler: str | None = None
+    lag_of_region: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
         snapshot = read_snapshot(request.catalog, request.query, request.limit)
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         listing = listed.join(snapshot, progress)
-    plan = make_pair_plan(request.spec, request.split, snapshot, listing, on_disk.read_pair_holdings(objects, request.spec))
+    spec = _with_lag(request, snapshot, progress)
+    plan = make_pair_plan(spec, request.split, snapshot, listing, on_disk.read_pair_holdings(objects, spec))
     if not plan.sessions:
         raise DataQualityError(
             f"{describe(request.catalog)} holds no session with two usable captures whose start_time_ns is known "
@@ -162,14 +169,25 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
             "with --clock gps"
         )
     sigma = snapshot.time_sigma_s[np.concatenate([session.capture for session in plan.sessions])]
-    wide = CLOCK_SIGMAS * np.sqrt(2) * sigma[np.isfinite(sigma)] > request.spec.max_lag_us * 1e-6 / 2
+    wide = CLOCK_SIGMAS * np.sqrt(2) * sigma[np.isfinite(sigma)] > spec.max_lag_us * 1e-6 / 2
     if wide.any():
         progress.say(
             f"{int(wide.sum()):,} captures have clocks so uncertain that their delays may lie beyond "
-            f"--max-lag-us {request.spec.max_lag_us:g}; they will say little"
+            f"--max-lag-us {spec.max_lag_us:g}; they will say little"
         )
     progress.say(f"plan: {len(plan.sessions):,} sessions, {plan.count_sessions(plan.to_compute):,} of them to correlate")
     return plan
+
+
+def _with_lag(request: PairBuildRequest, snapshot: Snapshot, progress: Progress) -> PairSpec:
+    """The spec as it is recorded: with the number that the catalog gives now, where the request leaves it to the catalog."""
+    found = largest_delay_us(snapshot) if request.lag_of_region else None
+    if found is None:
+        if request.lag_of_region:
+            progress.say(f"nobody said where the receivers stand: --max-lag-us {request.spec.max_lag_us:g}")
+        return request.spec
+    progress.say(f"the catalog's receivers and clocks want --max-lag-us {found:g}")
+    return replace(request.spec, max_lag_us=found)
 
 
 def _compute(request: PairBuildRequest, plan: PairPlan, objects: Objects, progress: Progress, began: float) -> Outcome:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from damage_for_tests import flip
 from hypothesis import given
 from hypothesis import strategies as st
 from pair_worlds import SPEC, WORLD, World
+from pyproj import Geod
 
 from cli import main
 from featurestore.care.gc.garbage import Policy, parse_age
 from featurestore.care.gc.gc import survey, sweep
 from featurestore.care.gc.inventory import take_inventory
+from featurestore.corpus.simulate.sites import RECEIVERS
 from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
 from featurestore.pairs import rows as pair_rows
@@ -276,6 +280,28 @@ def test_the_commands_from_end_to_end(world: World) -> None:
     assert world.open().version == report["version"]
     bad = run("build-pairs", *where, "--n-lags", "30", code=2)
     assert bad.stderr == "error: n_lags is 30; wanted an odd number from 3 to 65535\n"
+
+
+def test_without_a_lag_the_receivers_say_which(world: World) -> None:
+    """The spec's file holds the number, and giving that number by hand is the same build."""
+    seven = [(one.websdr_id, one.latitude, one.longitude) for one in RECEIVERS]
+    assert world.build(lag_of_region=True).up_to_date  # no table of receivers: the request's own number
+    with psycopg.connect(world.catalog, autocommit=True) as connection:
+        place = "latitude DOUBLE PRECISION NOT NULL, longitude DOUBLE PRECISION NOT NULL, altitude_m DOUBLE PRECISION"
+        connection.execute(f"CREATE TABLE receivers (websdr_id INTEGER PRIMARY KEY, name TEXT, {place})".encode())
+        row = "INSERT INTO receivers (websdr_id, latitude, longitude) VALUES (%s, %s, %s)"
+        connection.cursor().executemany(row, seven)
+    geod = Geod(ellps="WGS84")
+    longest_m = max(geod.inv(a[2], a[1], b[2], b[1])[2] for a in seven for b in seven)
+    wanted = 50 * math.ceil((longest_m / 299.792458 + 6 * math.sqrt(2) * 0.1) / 50)
+    assert wanted not in (600, 1000)
+    by_region = world.build(lag_of_region=True)
+    assert world.open().spec.max_lag_us == wanted
+    where = ["--raw", str(world.raw), "--store", str(world.store), "--catalog", world.catalog, "--quiet"]
+    plan = CliRunner().invoke(main, ["build-pairs", *where, "--n-lags", str(SPEC.n_lags), "--dry-run", "--json"])
+    assert json.loads(plan.stdout)["version"] == by_region.version
+    again = world.build(spec=replace(SPEC, max_lag_us=wanted))
+    assert (again.version, again.up_to_date) == (by_region.version, True)
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=60))

@@ -10,7 +10,7 @@ WEEK_S = 604_800
 GPS_EPOCH_UNIX_S = 315_964_800
 """1980-01-06T00:00:00Z."""
 
-LEAP_SECONDS_AS_OF = "IERS Bulletin C 70 of July 2025: none since 2017"
+LEAP_SECONDS_AS_OF = "IERS Bulletin C 72 of 6 July 2026: none since 2017-01-01, none at the end of December 2026"
 LEAP_SECONDS = (
     # From this UTC on, GPS time is ahead of UTC by so many seconds.
     ("1999-01-01", 13),
@@ -20,7 +20,9 @@ LEAP_SECONDS = (
     ("2015-07-01", 17),
     ("2017-01-01", 18),
 )
-"""A leap second after the last entry would put every time one second off, all receivers alike: delays stay right."""
+"""TAI − UTC of the IERS's `leap-seconds.list`, less the 19 s by which TAI is ahead of GPS time. Receivers that stamp samples
+are younger than the first entry. A leap second after the last would put every time one second off, all receivers alike: delays stay
+right."""
 
 
 def gps_to_unix_ns(week_second: float, near: datetime) -> int:

@@ -1,0 +1,40 @@
+"""How large a delay between two receivers of a session can be: the default of `--max-lag-us`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
+from featurestore.place.geodesic import distance_m
+from featurestore.source.snapshot import NO_TIMESTAMP, Snapshot
+
+CLOCK_SIGMAS = 6.0
+"""As many standard deviations of two clocks are held, as `locate` does."""
+MOST_CLOCK_US = 1000.0
+"""Clocks worse than this say little of any place; longer lags for them would cost the others accuracy."""
+STEP_US = 50.0
+"""Rounded up to a multiple of this, so that a corrected position or sigma seldom makes another spec."""
+
+
+def largest_delay_us(snapshot: Snapshot) -> float | None:
+    """The longest distance between receivers that know the time, at the speed of light, and what their clocks may be off.
+
+    Args:
+        snapshot: whose captures with a start count; its receivers say where they stand.
+
+    Returns:
+        Microseconds, a multiple of `STEP_US`; `None` where fewer than two of those receivers have a position.
+    """
+    timed = snapshot.start_time_ns != NO_TIMESTAMP
+    if snapshot.receivers is None:
+        return None
+    position = snapshot.receivers.select(np.unique(snapshot.websdr_id[timed])).position
+    if len(position) < 2:
+        return None
+    way_us = float(distance_m(position[:, None], position[None]).max()) / SPEED_OF_LIGHT_M_PER_S * 1e6
+    sigma_s = snapshot.time_sigma_s[timed]
+    worst_s = float(sigma_s[np.isfinite(sigma_s)].max(initial=0.0))
+    clock_us = min(CLOCK_SIGMAS * math.sqrt(2) * worst_s * 1e6, MOST_CLOCK_US)
+    return max(math.ceil((way_us + clock_us) / STEP_US), 1) * STEP_US
