@@ -15,7 +15,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from featurestore.errors import ServiceUnavailableError, UsageError
-from featurestore.objects.patience import insist
+from featurestore.objects.retries import insist
 from trainer.sweep.plan import StudyPlan
 from trainer.sweep.storage import HEARTBEAT_S, StudyStorage
 from trainer.sweep.trial import TrialRun
