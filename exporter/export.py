@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import yaml
 
-from exporter.made_graphs import MadeGraphs, Workshop, make_graphs, units_of
+from exporter.made_graphs import ExportContext, MadeGraphs, make_graphs, units_of
 from exporter.made_session_graphs import make_session_graphs
 from exporter.release.card import card
 from exporter.release.latest import promote, read_latest
@@ -79,9 +79,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     checkpoint = read_checkpoint(request.checkpoint)
     feature_set = checkpoint.open_features(request.store, request.version)
     with claimed(objects, request.number, progress.say) as version, TemporaryDirectory(prefix="heimdall-export-") as directory:
-        workshop = Workshop(request, checkpoint, feature_set, str(version), Path(directory), progress)
-        made = _make(workshop)
-        with workshop.stage(f"publish {version}"):
+        context = ExportContext(request, checkpoint, feature_set, str(version), Path(directory), progress)
+        made = _make(context)
+        with context.stage(f"publish {version}"):
             release = publish(objects, version, made.paths, made.about)
     registered, latest = _announce(release, registry, checkpoint.run_id, promoted=request.promote)
     return ExportReport(
@@ -101,17 +101,17 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     )
 
 
-def _make(workshop: Workshop) -> Made:
-    make = make_graphs if workshop.checkpoint.training.session is None else make_session_graphs
-    graphs = make(workshop)
-    evaluations = _evaluate(workshop)
+def _make(context: ExportContext) -> Made:
+    make = make_graphs if context.checkpoint.training.session is None else make_session_graphs
+    graphs = make(context)
+    evaluations = _evaluate(context)
     files = {graph.path.name: describe_file(graph.path) for graph in graphs.chosen}
-    checkpoint, info = workshop.checkpoint, graphs.info
+    checkpoint, info = context.checkpoint, graphs.info
     shape = signature(info)
     notes = tuple(dict.fromkeys([*graphs.notes, *(note for found in evaluations.values() for note in found.notes)]))
-    config = _config(workshop, graphs)
+    config = _config(context, graphs)
     metrics = {
-        "release": workshop.release,
+        "release": context.release,
         "evaluation": {split: _plain(found) for split, found in evaluations.items()},
         **graphs.to_json(),
         "files": files,
@@ -121,10 +121,10 @@ def _make(workshop: Workshop) -> Made:
         CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120),
         METRICS: json.dumps(metrics, indent=1, allow_nan=False) + "\n",
         CARD: card(config, metrics, graphs.table),
-        MLMODEL: yaml.safe_dump(mlmodel(shape, workshop.release, onnx.__version__, now()), sort_keys=False),
+        MLMODEL: yaml.safe_dump(mlmodel(shape, context.release, onnx.__version__, now()), sort_keys=False),
     }
     for name, text in texts.items():
-        (workshop.directory / name).write_text(text, encoding="utf-8")
+        (context.directory / name).write_text(text, encoding="utf-8")
     about = {
         "feature_set": info.feature_set,
         "spec": info.spec.id,
@@ -133,24 +133,24 @@ def _make(workshop: Workshop) -> Made:
         "precision": info.precision,
         "checkpoint_sha256": checkpoint.sha256,
         "located": info.located,
-        "measured_on": workshop.feature_set.version,
+        "measured_on": context.feature_set.version,
         "metrics": {split: {name: found.metrics[name] for name in HEADLINES} for split, found in evaluations.items()},
         "signature": shape,
     }
-    paths = (*(graph.path for graph in graphs.chosen), *(workshop.directory / name for name in texts))
+    paths = (*(graph.path for graph in graphs.chosen), *(context.directory / name for name in texts))
     return Made(graphs, paths, about, notes)
 
 
-def _evaluate(workshop: Workshop) -> dict[str, Evaluation | SessionEvaluation]:
+def _evaluate(context: ExportContext) -> dict[str, Evaluation | SessionEvaluation]:
     """The network on the splits that were not trained on, as far as they have rows."""
-    request, counts = workshop.request, count_splits(workshop.feature_set.labels.split)
+    request, counts = context.request, count_splits(context.feature_set.labels.split)
     found: dict[str, Evaluation | SessionEvaluation] = {}
     for split in MEASURED:
         if not counts[split]:
             continue
-        asked = EvaluateRequest(request.checkpoint, request.store, workshop.feature_set.version, split, k=0)
-        found[split] = evaluate(asked, workshop.progress)
-        if found[split].checkpoint.sha256 != workshop.checkpoint.sha256:
+        asked = EvaluateRequest(request.checkpoint, request.store, context.feature_set.version, split, k=0)
+        found[split] = evaluate(asked, context.progress)
+        if found[split].checkpoint.sha256 != context.checkpoint.sha256:
             raise UsageError(
                 f"{request.checkpoint} has changed since the export began; export one that no training writes to any more"
             )
@@ -163,11 +163,11 @@ def _plain(found: Evaluation | SessionEvaluation) -> dict[str, Any]:
     return {name: content[name] for name in names if name in content}
 
 
-def _config(workshop: Workshop, graphs: MadeGraphs) -> dict[str, Any]:
+def _config(context: ExportContext, graphs: MadeGraphs) -> dict[str, Any]:
     """All that made the release what it is."""
-    checkpoint, info = workshop.checkpoint, graphs.info
+    checkpoint, info = context.checkpoint, graphs.info
     return {
-        "release": workshop.release,
+        "release": context.release,
         "created": now(),
         "precision": info.precision,
         "checkpoint": {
@@ -178,9 +178,9 @@ def _config(workshop: Workshop, graphs: MadeGraphs) -> dict[str, Any]:
             "run_id": checkpoint.run_id,
         },
         "features": {
-            "store": workshop.feature_set.objects.location.url,
+            "store": context.feature_set.objects.location.url,
             "version": info.feature_set,
-            "validated_on": workshop.feature_set.version,
+            "validated_on": context.feature_set.version,
             "spec_id": info.spec.id,
             "spec": info.spec.to_json(),
             "basis": info.basis,

@@ -74,7 +74,7 @@ class MadeGraphs:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ExportContext:
     """What graphs are made of, and where."""
 
     request: ExportRequest
@@ -98,68 +98,68 @@ class Workshop:
         self.progress.advance(1)
 
 
-def make_graphs(workshop: Workshop) -> MadeGraphs:
+def make_graphs(context: ExportContext) -> MadeGraphs:
     """Export, validate, convert, measure and choose.
 
     Raises:
         DataQualityError: when a graph does not compute what PyTorch computes; the worst rows are named.
         UsageError: when no precision that may be chosen fits, or something is not usable.
     """
-    request, feature_set = workshop.request, workshop.feature_set
+    request, feature_set = context.request, context.feature_set
     graphs, validation, captures = [], {}, []
-    with workshop.stage(f"export {MODEL}"):
-        graphs.append(export_graph(workshop.checkpoint, workshop.file("fp32", MODEL), workshop.release))
-    with workshop.stage(f"validate {MODEL}"):
-        validation[MODEL] = _validate(workshop, graphs[0])
+    with context.stage(f"export {MODEL}"):
+        graphs.append(export_graph(context.checkpoint, context.file("fp32", MODEL), context.release))
+    with context.stage(f"validate {MODEL}"):
+        validation[MODEL] = _validate(context, graphs[0])
     if request.raw is not None and request.with_iq:
-        with workshop.stage("fetch captures"):
-            captures = fetch_captures(feature_set, Split.VAL, request.raw, workshop.directory / RAW, request.captures)
-        with workshop.stage(f"export {IQ_MODEL}"):
-            graphs.append(export_iq_graph(workshop.checkpoint, workshop.file("fp32", IQ_MODEL), workshop.release))
-        with workshop.stage(f"validate {IQ_MODEL}"):
-            validation[IQ_MODEL] = _validate_iq(workshop, graphs[1], captures)
+        with context.stage("fetch captures"):
+            captures = fetch_captures(feature_set, Split.VAL, request.raw, context.directory / RAW, request.captures)
+        with context.stage(f"export {IQ_MODEL}"):
+            graphs.append(export_iq_graph(context.checkpoint, context.file("fp32", IQ_MODEL), context.release))
+        with context.stage(f"validate {IQ_MODEL}"):
+            validation[IQ_MODEL] = _validate_iq(context, graphs[1], captures)
             validation[IQ_MODEL].require()
-    variants, notes = _convert(workshop, graphs)
+    variants, notes = _convert(context, graphs)
     split, note = measured_split(feature_set)
-    with workshop.stage("measure precisions"):
+    with context.stage("measure precisions"):
         measured = measure([variant[0] for variant in variants.values()], feature_set, split)
     chosen = variants[_choose(request, measured, variants)]
     differs = len(chosen) > 1 and chosen[1].info.precision != "fp32"
     return MadeGraphs(
         chosen=tuple(chosen),
         validation=validation,
-        iq_difference_m=_validate_iq(workshop, chosen[1], captures).difference_m if differs else None,
+        iq_difference_m=_validate_iq(context, chosen[1], captures).difference_m if differs else None,
         measured=tuple(measured),
         split=split.name.lower(),
         notes=(*notes, *note),
     )
 
 
-def _validate(workshop: Workshop, graph: ExportedGraph) -> Validation:
-    found = validate(str(graph.path), workshop.checkpoint, workshop.feature_set, tolerance=workshop.request.tolerance)
+def _validate(context: ExportContext, graph: ExportedGraph) -> Validation:
+    found = validate(str(graph.path), context.checkpoint, context.feature_set, tolerance=context.request.tolerance)
     found = replace(found, graph=graph.path.name)
     found.require()
     return found
 
 
-def _validate_iq(workshop: Workshop, graph: ExportedGraph, captures: list[Path]) -> Validation:
-    found = validate_iq(graph.path, workshop.checkpoint, captures, workshop.request.iq_tolerance)
-    start = f"capture {workshop.directory / RAW}/"
+def _validate_iq(context: ExportContext, graph: ExportedGraph, captures: list[Path]) -> Validation:
+    found = validate_iq(graph.path, context.checkpoint, captures, context.request.iq_tolerance)
+    start = f"capture {context.directory / RAW}/"
     worst = tuple((f"capture {name.removeprefix(start)}", metres) for name, metres in found.worst)
-    return replace(found, graph=graph.path.name, split="val", feature_set=workshop.feature_set.version, worst=worst)
+    return replace(found, graph=graph.path.name, split="val", feature_set=context.feature_set.version, worst=worst)
 
 
-def _convert(workshop: Workshop, graphs: list[ExportedGraph]) -> tuple[dict[str, list[ExportedGraph]], list[str]]:
+def _convert(context: ExportContext, graphs: list[ExportedGraph]) -> tuple[dict[str, list[ExportedGraph]], list[str]]:
     """Each precision that this network has, and why one is missing."""
     variants, notes = {"fp32": graphs}, []
     for precision in PRECISIONS[1:]:
         try:
-            with workshop.stage(f"convert to {precision}"):
+            with context.stage(f"convert to {precision}"):
                 variants[precision] = [
-                    convert(graph.path, workshop.file(precision, graph.path.name), precision) for graph in graphs
+                    convert(graph.path, context.file(precision, graph.path.name), precision) for graph in graphs
                 ]
         except UsageError as error:
-            if workshop.request.precision == precision:
+            if context.request.precision == precision:
                 raise
             notes.append(f"no {precision}: {error}")
     return variants, notes

@@ -10,7 +10,7 @@ from exporter.graph.onnx_file import ExportedGraph
 from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
 from exporter.graph.session_runtime import session_latencies
-from exporter.made_graphs import RAW, MadeGraphs, Workshop, measured_split
+from exporter.made_graphs import RAW, ExportContext, MadeGraphs, measured_split
 from exporter.predict.session_files import by_path, gather
 from exporter.predict.session_predictor import SessionPredictor
 from exporter.release.release import IQ_MODEL, MODEL
@@ -27,34 +27,34 @@ FP32 = "fp32"
 MAX_SESSIONS = 128
 
 
-def make_session_graphs(workshop: Workshop) -> MadeGraphs:
+def make_session_graphs(context: ExportContext) -> MadeGraphs:
     """Export, validate and measure; see `exporter.made_graphs.make_graphs`.
 
     Raises:
         DataQualityError: when a graph does not compute what PyTorch computes; the worst sessions are named.
         UsageError: when another precision is asked for, a graph is too large, or something is not usable.
     """
-    request, feature_set = workshop.request, workshop.feature_set
+    request, feature_set = context.request, context.feature_set
     if request.precision not in (FP32, AUTO):
         raise UsageError(
-            f"precision is {request.precision!r}, and {workshop.checkpoint.source} locates sessions, in {FP32} only; use "
+            f"precision is {request.precision!r}, and {context.checkpoint.source} locates sessions, in {FP32} only; use "
             f"--precision {FP32}"
         )
     graphs, validation = [], {}
-    with workshop.stage(f"export {MODEL}"):
-        graphs.append(export_session_graph(workshop.checkpoint, workshop.file(FP32, MODEL), workshop.release))
-    with workshop.stage(f"validate {MODEL}"):
-        found = validate_sessions(graphs[0].path, workshop.checkpoint, feature_set, tolerance=request.tolerance)
+    with context.stage(f"export {MODEL}"):
+        graphs.append(export_session_graph(context.checkpoint, context.file(FP32, MODEL), context.release))
+    with context.stage(f"validate {MODEL}"):
+        found = validate_sessions(graphs[0].path, context.checkpoint, feature_set, tolerance=request.tolerance)
         validation[MODEL] = replace(found, graph=MODEL)
         validation[MODEL].require()
     if request.raw is not None and request.with_iq:
-        with workshop.stage(f"export {IQ_MODEL}"):
-            graphs.append(export_session_iq_graph(workshop.checkpoint, workshop.file(FP32, IQ_MODEL), workshop.release))
-        with workshop.stage(f"validate {IQ_MODEL}"):
-            validation[IQ_MODEL] = _validate_iq(workshop, graphs[1], request.raw)
+        with context.stage(f"export {IQ_MODEL}"):
+            graphs.append(export_session_iq_graph(context.checkpoint, context.file(FP32, IQ_MODEL), context.release))
+        with context.stage(f"validate {IQ_MODEL}"):
+            validation[IQ_MODEL] = _validate_iq(context, graphs[1], request.raw)
             validation[IQ_MODEL].require()
     split, notes = measured_split(feature_set)
-    with workshop.stage("measure"):
+    with context.stage("measure"):
         measured = measure_sessions(graphs[0], feature_set, split)
     largest = replace(measured, size_bytes=max(graph.size_bytes for graph in graphs))
     choose([largest], request.precision, request.max_size_mb)
@@ -86,9 +86,9 @@ def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split
     )
 
 
-def _validate_iq(workshop: Workshop, graph: ExportedGraph, raw: str) -> Validation:
-    directory = workshop.directory / RAW
-    paths = fetch_sessions(workshop.feature_set, Split.VAL, raw, directory, workshop.request.captures)
+def _validate_iq(context: ExportContext, graph: ExportedGraph, raw: str) -> Validation:
+    directory = context.directory / RAW
+    paths = fetch_sessions(context.feature_set, Split.VAL, raw, directory, context.request.captures)
     sessions = gather(by_path(paths))
-    found = validate_session_iq(graph.path, workshop.checkpoint, sessions, workshop.request.iq_tolerance)
-    return replace(found, graph=graph.path.name, split="val", feature_set=workshop.feature_set.version)
+    found = validate_session_iq(graph.path, context.checkpoint, sessions, context.request.iq_tolerance)
+    return replace(found, graph=graph.path.name, split="val", feature_set=context.feature_set.version)

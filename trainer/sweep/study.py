@@ -179,7 +179,7 @@ class SharedStudy:
             self.study.tell(trial, value if complete else None, _state(STATES[state]))
             return complete and self.study.best_trial.number == trial.number
 
-    def give_back(self, trial: optuna.Trial) -> None:
+    def requeue(self, trial: optuna.Trial) -> None:
         """Let a trial that was broken off begin anew, here or elsewhere, unless that has happened already."""
         from optuna.exceptions import UpdateFinishedTrialError
 
