@@ -82,3 +82,13 @@ def option(default: Any, text: str, heading: str, *, show: bool = True, **more: 
 def options_in(kind: type[DataclassInstance]) -> Iterator[tuple[Field[Any], Option]]:
     """The fields of a record that are options, in their order."""
     return ((each, each.metadata[KEY]) for each in fields(kind) if KEY in each.metadata)
+
+
+def words_for(record: DataclassInstance, usual: DataclassInstance) -> Iterator[str]:
+    """The words of a command line that make `record` where the command's defaults make `usual`, of the same kind."""
+    for each, how in options_in(type(record)):
+        value = getattr(record, each.name)
+        if value != getattr(usual, each.name) and value is not None:
+            name = f"--{how.name or each.name.replace('_', '-')}"
+            for one in value if isinstance(value, tuple) else (value,):
+                yield from (name,) if one is True else (name, str(one))

@@ -35,6 +35,31 @@ class Silent:
     def say(self, line: str) -> None: ...
 
 
+class Named:
+    """Says in each line which of several things it is about.
+
+    Args:
+        progress: where to.
+        name: of the thing, as `trial 3`.
+    """
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """See `Progress`."""
+        self._progress.start(f"{self._name}: {stage}", total, unit)
+
+    def advance(self, units: int, n_bytes: int = 0) -> None:
+        """See `Progress`."""
+        self._progress.advance(units, n_bytes)
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        self._progress.say(f"{self._name}: {line}")
+
+
 class Lines:
     """Plain lines on stderr, at most one in ten seconds, for logs and pipes."""
 

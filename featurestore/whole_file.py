@@ -30,3 +30,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(
             f"{path} cannot be written ({error.strerror or error}); choose another file, in a directory that exists"
         ) from error
+
+
+def make_directory(path: Path) -> Path:
+    """The directory, absolute, made where it is not there; `UsageError` when it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made ({error.strerror}); choose another directory") from error
+    return path.absolute()

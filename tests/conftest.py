@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from shared_services import shared
 
@@ -26,6 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before anything imports dask: clusters that tests start themselves have its profiler, too, which can freeze Python 3.11
 # (see featurestore.cluster.dask_cluster).
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
+
+# On a busy machine an example may take any time.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 LONG = (

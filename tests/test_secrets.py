@@ -29,7 +29,7 @@ from featurestore.corpus.simulate.simulate import Destination
 from featurestore.errors import UsageError
 from featurestore.objects import objects
 from featurestore.objects.objects import Location, open_objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.progress import Silent
 from featurestore.redaction import without_credentials
 from featurestore.services import Running
@@ -120,7 +120,7 @@ class Scene:
         """A command as a process, with all that its workers and libraries say."""
         words = [sys.executable, "-m", "cli", *map(str, arguments)]
         environment = {**self.environment, **changes}
-        done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=280)
+        done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=600)
         self._judge(arguments, 0, done.returncode, done.stdout + done.stderr)
 
     def _judge(self, arguments: Sequence[object], wanted: int | None, code: int, output: bytes) -> None:

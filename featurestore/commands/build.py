@@ -88,7 +88,7 @@ def build_features(
       heimdall build-features --raw s3://captures --store s3://features --fold 2/5 --scheduler tcp://10.0.0.5:8786
     """
     from featurestore.build.build import BuildRequest, build
-    from featurestore.build.preview import preview
+    from featurestore.build.dry_run import preview
     from featurestore.objects.objects import Location
     from featurestore.source.catalog import read_query
 

@@ -16,7 +16,7 @@ from featurestore.doctor.checks import Check, Skipped
 from featurestore.doctor.dask_cluster import look_at_dask
 from featurestore.errors import HeimdallError, StoreError, first_line
 from featurestore.objects.objects import Location, ObjectInfo, Objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.source.catalog_connection import describe
 from featurestore.source.catalog_state import COUNTED, clock_ahead_s, count_approved, server_version
 from featurestore.tensor.spec import FeatureSpec

@@ -1,7 +1,7 @@
 """The only object store: one code path for `s3://bucket/prefix` and `file:///dir`, by way of obstore.
 
 Throttling, 5xx, broken connections, silence and damage on the way that shows are met by trying again, with exponential
-backoff and jitter (`patience`); what a server says for good is raised at once (`explain`).
+backoff and jitter (`retries`); what a server says for good is raised at once (`explain`).
 
 Longer than 300 lines, because it is one class: every way to read or write an object, all of which share connections,
 patience and the words of errors.
@@ -30,7 +30,7 @@ from featurestore.errors import ServiceUnavailableError, StoreError, UsageError
 from featurestore.objects import local_files
 from featurestore.objects.explain import explain
 from featurestore.objects.location import Location as Location  # noqa: PLC0414 - part of this module's interface
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.objects.s3 import Connections, Store, connect
 
 PATIENCE = Patience()

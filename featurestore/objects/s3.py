@@ -16,7 +16,7 @@ from obstore.store import LocalStore, S3Store
 
 from featurestore.errors import UsageError, first_line
 from featurestore.objects.location import Location
-from featurestore.objects.patience import FIRST_WAIT_S, LONGEST_WAIT_S, Patience
+from featurestore.objects.retries import FIRST_WAIT_S, LONGEST_WAIT_S, Patience
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig

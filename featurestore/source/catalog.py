@@ -14,11 +14,11 @@ import numpy.typing as npt
 import psycopg
 
 from featurestore.errors import DataQualityError, ServiceUnavailableError, UsageError
-from featurestore.objects.patience import insist
+from featurestore.objects.retries import insist
 from featurestore.source.catalog_connection import InterruptedCatalogError, connect, describe
+from featurestore.source.read_timeout import limited_silence
 from featurestore.source.receiver_table import read_receiver_table
 from featurestore.source.receivers import Receivers
-from featurestore.source.silence import limited_silence
 from featurestore.source.snapshot import Snapshot
 
 RETRY_S = 60.0

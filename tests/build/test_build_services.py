@@ -19,14 +19,20 @@ from click.testing import CliRunner, Result
 from corpus_for_tests import SMALL, Corpus, tree
 from independent import check, check_fitted, open_plainly
 from real_recordings import find_real_iq, label_rows, write_csv
+from shared_services import both_servers
 from zarr.storage import ObjectStore
 
 from cli import main
 from featurestore import open_set
+from featurestore.care.verify.verify import verify
 from featurestore.cluster.dask_cluster import local_cluster
 from featurestore.corpus.ingest.conversion import IngestOptions
 from featurestore.corpus.ingest.ingest import ingest
 from featurestore.objects.objects import Location, open_objects
+from featurestore.store.split import Split
+from trainer.stream.feature_stream import DataOptions, FeatureStream
+from trainer.stream.options import StreamOptions
+from trainer.stream.order import PADDING
 
 SPEC_OPTIONS = [
     *("--sample-rate-hz", "48000", "--n-fft", "256", "--hop-length", "64", "--n-mels", "24", "--n-frames", "8"),
@@ -79,6 +85,43 @@ def test_the_whole_job_on_s3_postgresql_and_two_dask_processes(
     again = json.loads(build_command(corpus, "--json").stdout)
     assert again["up_to_date"]
     assert (again["version"], again["bytes_read"]) == (report["version"], 0)
+
+
+@both_servers
+def test_either_server_keeps_a_set_that_is_verified_and_streamed(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built twice, for the second build goes on from what the first one left; damage is found."""
+    monkeypatch.setattr("featurestore.store.rows.CHUNK_ROWS", 8)
+    corpus.add(*range(8))
+    corpus.build()
+    corpus.add(8, 9)
+    report = corpus.build()
+    assert (report.rows, report.reused) == (30, 24)
+    verification = verify(corpus.store.url)
+    assert verification.objects > 10
+    assert not verification.problems
+
+    features = open_set(corpus.store.url).to_xarray().features.to_numpy()
+    stream = FeatureStream.open(corpus.store.url, options=DataOptions(batch_size=8), stream=StreamOptions(cache="off"))
+    seen = []
+    for split in (Split.TRAIN, Split.VAL, Split.TEST):
+        for batch in stream.evaluate(split):
+            rows = batch.row.numpy()[batch.row.numpy() != PADDING]
+            np.testing.assert_array_equal(batch.features.numpy()[: len(rows)], features[rows])
+            seen += rows.tolist()
+    assert sorted(seen) == list(range(30))
+
+    for url, name in ((corpus.raw.url, "raw"), (corpus.store.url, "store")):
+        download(url, tmp_path / name)
+    check(open_plainly(tmp_path / "store"), replace(corpus, raw=Location.parse(str(tmp_path / "raw"))).captures())
+
+    objects, chunk = open_objects(corpus.store.url), f"{open_set(corpus.store.url).segments[0].path}/logmel/c/0/0/0/0"
+    damaged = bytearray(objects.get(chunk))
+    damaged[100] ^= 1
+    objects.put(chunk, bytes(damaged))
+    (problem,) = verify(corpus.store.url).problems
+    assert problem.url.endswith(chunk)
 
 
 def test_a_set_in_s3_opens_with_plain_zarr_and_with_xarray(corpus: Corpus) -> None:
@@ -303,7 +346,7 @@ def test_settings_come_from_the_usual_variables(corpus: Corpus, services: Any) -
     environment |= {"HEIMDALL_BUILD_FEATURES_RAW": str(corpus.raw), "HEIMDALL_BUILD_FEATURES_STORE": str(corpus.store)}
     root = Path(__file__).resolve().parents[2]
     arguments = [sys.executable, str(root / "cli.py"), "build-features", *SPEC_OPTIONS, "--json"]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 12
     assert "compute tensors: 12/12 rows" in done.stderr  # plain lines, since this is no terminal

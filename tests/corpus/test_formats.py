@@ -288,7 +288,7 @@ SEEDS = [kiwi_wav(12), riff((b"fmt ", STEREO), (b"data", bytes(256))), PICKLE, b
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")  # numpy, of headers that look like Python 2
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.sampled_from(SEEDS), edits=st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=4))), data=st.data())
 def test_damaged_bytes_never_end_in_another_error(
     tmp_path: Path, seed: bytes, edits: list[tuple[int, bytes]], data: st.DataObject

@@ -101,7 +101,7 @@ def test_truncated(tmp_path: Path) -> None:
         read_recording(tmp_path / "a.npy")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(hnp.arrays(st.sampled_from(["i1", "f4", "c8", "i8", "?", "U3"]), hnp.array_shapes(max_dims=4, min_side=0, max_side=25)))
 def test_any_array_is_read_or_refused(tmp_path: Path, array: npt.NDArray[Any]) -> None:
     try:

@@ -111,7 +111,7 @@ def test_what_cannot_be_read_has_a_reason(tmp_path: Path, content: bytes, reason
         write(tmp_path / "a.uff", content)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     edits=st.lists(st.tuples(st.integers(0, 700), st.binary(max_size=8)), max_size=6),
     cut=st.integers(0, 2300),

@@ -123,7 +123,7 @@ CHUNKS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(n_samples=st.integers(1, 40), declared=st.integers(0, 2**32 - 1), tail=CHUNKS, wide=st.integers(0, 2**64 - 1))
 def test_any_declared_size_is_read_or_refused(
     tmp_path: Path, n_samples: int, declared: int, tail: list[tuple[bytes, bytes]], wide: int
@@ -143,7 +143,7 @@ def test_any_declared_size_is_read_or_refused(
         assert len(stored(recording)) == len(recording)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(n_samples=st.integers(0, 40), tail=CHUNKS.filter(lambda chunks: all(name != b"data" for name, _ in chunks)))
 def test_true_sizes_are_believed(tmp_path: Path, n_samples: int, tail: list[tuple[bytes, bytes]]) -> None:
     """Whatever well-formed chunks with printable names follow."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from featurestore.objects import objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.source import catalog, catalog_connection
 
 

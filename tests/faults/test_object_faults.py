@@ -18,7 +18,7 @@ from shared_services import both_servers
 
 from featurestore.errors import ServiceUnavailableError
 from featurestore.objects.objects import Location, Objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.services import Running
 
 QUICK = Patience(connect_s=1, silence_s=0.5, request_s=1, total_s=20)

@@ -21,7 +21,7 @@ import pytest
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError, UsageError
 from featurestore.objects import objects as objects_module
 from featurestore.objects.objects import Location, Objects, open_objects
-from featurestore.objects.patience import Patience
+from featurestore.objects.retries import Patience
 from featurestore.services import Running
 
 ODD_KEY = "a b/ü #?%20+&=/c.npy"

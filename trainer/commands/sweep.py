@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from featurestore.commands.shell import JSON, QUIET, Sections, emit, option, share_cores
 from featurestore.option import OUTPUT, SEARCH
 from trainer.commands.train import train, train_request
-from trainer.sweep.presets import PRESETS
+from trainer.sweep.defaults import GRID, RANGES, SAMPLERS, TRIALS
 
 
 def _like_train(command: click.Command) -> click.Command:
@@ -29,7 +30,13 @@ def _like_train(command: click.Command) -> click.Command:
 
 @_like_train
 @click.command(cls=Sections)
-@option("--study", "name", heading=SEARCH, required=True, help="Name of the study; the same one goes on with it, or joins in.")
+@option(
+    "--study",
+    "name",
+    heading=SEARCH,
+    required=True,
+    help="Name of the study. The same name continues a study, or joins in.",
+)
 @option(
     "--storage",
     heading=SEARCH,
@@ -39,65 +46,42 @@ def _like_train(command: click.Command) -> click.Command:
     help="Where studies are: sqlite:///FILE, or postgresql://USER@HOST/DATABASE for several machines (schema optuna).",
 )
 @option(
-    "--preset",
-    heading=SEARCH,
-    type=click.Choice(list(PRESETS)),
-    help="Learning rate x batch size x dropout x weight decay: "
-    + "; ".join(f"{name}: {' '.join(searches)}" for name, searches in PRESETS.items())
-    + ".  [default, without --search: standard; ranges for tpe and random]",
-)
-@option(
     "--search",
     "searches",
     heading=SEARCH,
     multiple=True,
     metavar="NAME=VALUES",
-    help="A hyperparameter to vary, as batch_size=64,128 or dropout=0..0.5 or learning_rate=log:1e-4..3e-3; repeatable, and "
-    "before the preset's. Any of network, optimizer, loss and augmentation; a wrong name lists them.",
+    help="A hyperparameter to vary, as batch_size=64,128 or dropout=0..0.5 or learning_rate=log:1e-4..3e-3. Repeat the option "
+    "for several. Any of network, sessions, optimizer, loss and augmentation can be varied; a wrong name lists them.  "
+    f"[default: {' '.join(GRID)}; for tpe and random {' '.join(RANGES)}]",
 )
 @option(
     "--sampler",
     heading=SEARCH,
-    type=click.Choice(["grid", "tpe", "random"]),
-    help="Each combination once, where earlier trials were good, or by chance.  [default: grid; tpe where there is a range]",
+    type=click.Choice(SAMPLERS),
+    help="Try each combination once (grid), values near those of good trials (tpe), or values by chance (random).  "
+    "[default: grid; tpe where there is a range]",
 )
 @option(
     "--trials",
     heading=SEARCH,
     type=click.IntRange(min=1),
-    help="Of the study, over all processes.  [default: all of a grid, else 50]",
+    help=f"Number of trials of the study, over all processes.  [default: all of a grid, else {TRIALS}]",
 )
 @option(
-    "--objective",
+    "--no-pruning",
     heading=SEARCH,
-    type=click.Choice(["loss", "error"]),
-    default="loss",
-    show_default=True,
-    help="What is minimized: validation loss, or mean error in km at the epoch with the lowest loss.",
+    is_flag=True,
+    help="Run every trial to its end. Otherwise a trial ends early when, after --warmup-epochs, its validation loss is above "
+    "the median of the others at that epoch.",
 )
-@option(
-    "--pruner",
-    heading=SEARCH,
-    type=click.Choice(["median", "hyperband"]),
-    default="median",
-    show_default=True,
-    help="Ends bad trials early.",
-)
-@option("--no-pruning", heading=SEARCH, is_flag=True, help="Run every trial to its end.")
-@option(
-    "--prune-after",
-    heading=SEARCH,
-    type=click.IntRange(min=1),
-    help="Epochs before which none is ended.  [default: --warmup-epochs]",
-)
-@option("--startup-trials", heading=SEARCH, default=5, show_default=True, help="Complete trials before the median counts.")
 @option(
     "--out",
     "directory",
     heading=OUTPUT,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="For sweep.json, sweep.png, and the best network trained here.  [default: sweep-NAME]",
+    help="Directory for sweep.json, sweep.png, and the best network trained here.  [default: sweep-NAME]",
 )
 @JSON
 @QUIET
@@ -106,10 +90,9 @@ def sweep(
     name: str,
     directory: Path | None,
     storage: str,
-    preset: str | None,
     searches: tuple[str, ...],
     sampler: str | None,
-    objective: str,
+    trials: int | None,
     no_pruning: bool,
     as_json: bool,
     quiet: bool,
@@ -124,21 +107,21 @@ def sweep(
     \b
     Examples:
       heimdall sweep --study first --store ./features --backbone convnext_atto --epochs 20
-      heimdall sweep --study grid --store s3://features --preset wide --storage postgresql://me@db/radio
-      heimdall sweep --study tpe --store s3://features --sampler tpe --trials 60 --objective error --no-tracking
+      heimdall sweep --study grid --store s3://features --storage postgresql://me@db/radio
+      heimdall sweep --study tpe --store s3://features --sampler tpe --trials 60 --no-tracking
       heimdall sweep --study own --store ./features --search learning_rate=log:1e-4..3e-3 --search scale=0,0.05,0.1
     """
     share_cores()
     from featurestore.progress import on_stderr
-    from trainer.sweep.report import save
-    from trainer.sweep.sweep import SweepRequest, plan_study
+    from trainer.sweep.plan import plan_study
+    from trainer.sweep.plot import save
+    from trainer.sweep.sweep import SweepRequest
     from trainer.sweep.sweep import sweep as run_sweep
 
-    limits = {key: options.pop(key) for key in ("trials", "prune_after", "startup_trials")}
-    pruner = options.pop("pruner")
     base = train_request(directory=directory or Path(f"sweep-{name}"), **options)
-    plan = plan_study(name, base, preset, searches, sampler=sampler, pruner=None if no_pruning else pruner, **limits)
+    plan = plan_study(name, base, searches, sampler, trials)
+    plan = replace(plan, prune_after=None) if no_pruning else plan
     with on_stderr(quiet) as progress:
-        report = run_sweep(SweepRequest(base, plan, storage, objective), progress)
+        report = run_sweep(SweepRequest(base, plan, storage), progress)
     pictures = save(report, base.directory)
     emit(report.to_json(), as_json, [*report.lines(), *map(str, pictures)])

@@ -1,88 +1,142 @@
-"""What a sweep has found: its trials, the best first, which hyperparameters mattered, and how to train the best one in full."""
+"""What a sweep has found: its trials, the best first, and how to train the best one in full."""
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from featurestore.errors import UsageError
+from optuna.trial import FrozenTrial
+
+from featurestore.text_table import text_table
+from trainer.fitting.hyperparameters import train_command, with_values
 from trainer.fitting.request import TrainRequest
-from trainer.sweep.results import SweepReport, TrialRow
-from trainer.sweep.space import ALIASES, searchable
-from trainer.sweep.study import STATES, SharedStudy
-from trainer.sweep.trial import OBJECTIVES
+from trainer.sweep.study import CHECKPOINT, FAILURE, RUN_ID, STATES, SharedStudy
 
-if TYPE_CHECKING:
-    pass
-
-LEAST_FOR_IMPORTANCE = 8
-"""Complete trials; among fewer, chance decides which hyperparameter looks important."""
-OPTION = {field: option for option, field in ALIASES.items()}
+OBJECTIVE = "validation loss, nats"
+SHOWN = 10
 
 
-def make_report(shared: SharedStudy, objective: str, base: TrainRequest) -> SweepReport:
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial.
+
+    Attributes:
+        state: one of `STATES`.
+        value: lowest validation loss; of a pruned one, that after its last epoch.
+        history: objective by epoch, from 1.
+        checkpoint: of a complete one, on the machine that trained it; only the best one's is kept.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    epochs: int
+    parameters: dict[str, Any]
+    history: dict[int, float]
+    checkpoint: str | None
+    run_id: str | None
+    reason: str
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRow:
+        """A trial of Optuna's."""
+        known = trial.user_attrs
+        state = {theirs: ours for ours, theirs in STATES.items()}[trial.state.name]
+        history = dict(sorted(trial.intermediate_values.items()))
+        return cls(
+            number=trial.number,
+            state=state,
+            value=trial.value if state == "complete" else [*history.values()][-1] if state == "pruned" else None,
+            epochs=max(history, default=0),
+            parameters=dict(trial.params),
+            history=history,
+            checkpoint=known.get(CHECKPOINT),
+            run_id=known.get(RUN_ID),
+            reason=known.get(FAILURE) or ("its process ended without a word" if state == "failed" else ""),
+        )
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A study so far.
+
+    Attributes:
+        storage: where it is, for people.
+        version: of the feature set.
+        objective: what is minimized, and its unit.
+        space: what was searched, by hyperparameter.
+        trials: complete ones first, the best at the top.
+        command: that trains with the best hyperparameters.
+    """
+
+    study: str
+    storage: str
+    version: str
+    objective: str
+    space: dict[str, str]
+    trials: list[TrialRow]
+    counts: dict[str, int]
+    command: str
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The best trial."""
+        return self.trials[0] if self.trials and self.trials[0].state == "complete" else None
+
+    def describe_counts(self) -> str:
+        """How many trials there are, for people."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "no trials"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {**asdict(self), "best": None if self.best is None else asdict(self.best)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = [
+            f"study {self.study} in {self.storage}: {self.describe_counts()}; feature set {self.version}",
+            f"objective: {self.objective}, the lower the better",
+            *_table(self.trials[:SHOWN]),
+        ]
+        if len(self.trials) > SHOWN:
+            found.append(f"  and {len(self.trials) - SHOWN} more; --json lists all")
+        if self.best is not None:
+            found += [f"best: trial {self.best.number}, {self.best.checkpoint}", f"train it in full: {self.command}"]
+        return found
+
+
+def _table(trials: list[TrialRow]) -> list[str]:
+    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    rows = [["trial", "state", "objective", "epochs", *names]]
+    for trial in trials:
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        rows.append(
+            [str(trial.number), trial.state, value, str(trial.epochs), *(_short(trial.parameters.get(name)) for name in names)]
+        )
+    return [f"  {line}" for line in text_table(rows)]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Hyperparameters in one line."""
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def make_report(shared: SharedStudy, base: TrainRequest) -> SweepReport:
     """What the study holds now."""
-    frozen = shared.trials()
-    rows = sorted(map(TrialRow.of, frozen), key=_rank)
+    order = list(STATES)
+    rows = sorted(map(TrialRow.of, shared.trials()), key=lambda row: (order.index(row.state), row.value or 0.0, row.number))
     counts = {state: sum(row.state == state for row in rows) for state in STATES}
-    best = rows[0].parameters if counts["complete"] else {}
     return SweepReport(
         study=shared.plan.name,
         storage=shared.storage.name,
         version=base.version,
-        objective=OBJECTIVES[objective][2],
-        space={parameter.name: str(parameter) for parameter in shared.plan.space.parameters},
+        objective=OBJECTIVE,
+        space={parameter.name: str(parameter) for parameter in shared.plan.parameters},
         trials=rows,
         counts=counts,
-        importances=_importances(shared, counts["complete"]),
-        command=train_command(base, best) if best else "",
+        command=train_command(with_values(base, rows[0].parameters)) if counts["complete"] else "",
     )
-
-
-def train_command(base: TrainRequest, parameters: dict[str, Any]) -> str:
-    """What one would type: the store, the set, and every hyperparameter that is not the default."""
-    default, known = TrainRequest(base.store), searchable()
-    words = ["heimdall", "train", "--store", base.store, "--features", base.version]
-    fixed = {name.rpartition(".")[2]: value for name, value in base.training.flat().items()} | {"batch_size": base.batch_size}
-    usual = {name.rpartition(".")[2]: value for name, value in default.training.flat().items()} | {
-        "batch_size": default.batch_size
-    }
-    for name in known:
-        value = parameters.get(name, fixed[name])
-        if value != usual[name]:
-            option = f"--{OPTION.get(name, name).replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
-    return shlex.join(words)
-
-
-def save(report: SweepReport, directory: Path) -> list[Path]:
-    """Write `sweep.json`, and once a trial is complete `sweep.png`; `UsageError` when the directory cannot be written to."""
-    from trainer.sweep.plot import draw
-
-    path = directory / "sweep.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
-    return [path] if report.best is None else [path, draw(report, directory)]
-
-
-def _rank(row: TrialRow) -> tuple[int, float, int]:
-    order = list(STATES).index(row.state)
-    return order, row.value if row.value is not None else 0.0, row.number
-
-
-def _importances(shared: SharedStudy, complete: int) -> dict[str, float]:
-    if complete < LEAST_FOR_IMPORTANCE or len(shared.plan.space.parameters) < 2:
-        return {}
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
-    with shared.storage.explained(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is called experimental
-        found = get_param_importances(shared.study, evaluator=PedAnovaImportanceEvaluator())
-    return found if all(map(math.isfinite, found.values())) else {}  # there are none where all trials are equally good

@@ -13,7 +13,7 @@ from corpus_for_tests import SMALL, Corpus, tree
 from cli import main
 from featurestore import open_set
 from featurestore.build.build import build
-from featurestore.build.preview import COMPARABLE, Preview, estimate_seconds, preview
+from featurestore.build.dry_run import COMPARABLE, Preview, estimate_seconds, preview
 from featurestore.build.publish import BuildReport
 from featurestore.errors import DataQualityError, HeimdallError
 from featurestore.objects.objects import Location, open_objects
