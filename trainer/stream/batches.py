@@ -16,6 +16,8 @@ Three parties work at the same time:
 `_permits` bounds what is gathered ahead: `PREFETCH_DEPTH` permits to begin with, one more with each request. `ChunkStream`
 bounds what is fetched ahead. Buffers are reused, because fresh memory is what costs most: it is faulted in page by page, at
 a third of the speed of the copy itself. No process is forked: that deadlocks once obstore or zarr has started its threads.
+
+Longer than 300 lines, because the diagram, the batches and the threads that make them are read together.
 """
 
 from __future__ import annotations
