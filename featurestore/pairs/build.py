@@ -161,7 +161,8 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         listing = listed.join(snapshot, progress)
     spec = _with_lag(request, snapshot, progress)
-    plan = make_pair_plan(spec, request.split, snapshot, listing, on_disk.read_pair_holdings(objects, spec))
+    stored = on_disk.read_stored_pair_segments(objects, spec)
+    plan = make_pair_plan(spec, request.split, snapshot, listing, stored)
     if not plan.sessions:
         raise DataQualityError(
             f"{describe(request.catalog)} holds no session with two usable captures whose start_time_ns is known "

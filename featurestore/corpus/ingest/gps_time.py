@@ -21,8 +21,8 @@ LEAP_SECONDS = (
     ("2017-01-01", 18),
 )
 """TAI − UTC of the IERS's `leap-seconds.list`, less the 19 s by which TAI is ahead of GPS time. Receivers that stamp samples
-are younger than the first entry. A leap second after the last would put every time one second off, all receivers alike: delays stay
-right."""
+are younger than the first entry. A leap second after the last would put every time one second off, all receivers alike:
+delays stay right."""
 
 
 def gps_to_unix_ns(week_second: float, near: datetime) -> int:
