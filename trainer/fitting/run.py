@@ -19,6 +19,7 @@ from trainer.evaluate.request import EvaluateRequest
 from trainer.evaluate.run import evaluate
 from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.epoch_loop import use_lean_loop
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.fitting.loader import FeatureDataModule
 from trainer.fitting.module import LocalizationModule, RowLabels
@@ -201,7 +202,7 @@ class _Training:
             watchers.append(StepProfile(request.directory / "profile", self._progress.say))
         leave_out_idle_hooks(watchers)
         try:
-            return lightning.Trainer(
+            trainer = lightning.Trainer(
                 accelerator=hardware.accelerator,
                 devices=hardware.devices,
                 num_nodes=hardware.num_nodes,
@@ -221,6 +222,8 @@ class _Training:
                 f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} cannot "
                 f"be had here ({first_line(error)}); leave them out to take what there is"
             ) from error
+        use_lean_loop(trainer)
+        return trainer
 
 
 def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str], None]) -> LocalizationModule | SessionModule:
