@@ -47,7 +47,7 @@ from featurestore.store.split import Split
 from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.options import StreamOptions
 from trainer.stream.order import BatchPlan
-from trainer.stream.prefetch import READY
+from trainer.stream.prefetch import PREFETCH_DEPTH
 from trainer.stream.source import huge_empty
 
 BATCH, POOL = 256, 8
@@ -92,7 +92,7 @@ def our_ways(feature_set: FeatureSet) -> dict[str, Way]:
 
     in_memory = [read(chunk) for chunk in range(len(paths))]
     plans = list(off.order(Split.TRAIN, 0).batches())
-    ring = [batch_memory() for _ in range(StreamOptions().n_buffers + READY)]
+    ring = [batch_memory() for _ in range(StreamOptions().n_buffers + PREFETCH_DEPTH)]
     ways: dict[str, Way] = {
         "bare loop": lambda: bare_loop(read, plans, ring[:1]),
         OFF: lambda: sum(map(len, off.train())),

@@ -46,8 +46,8 @@ def main() -> None:
     receivers, files = Path(sys.argv[1]), [Path(name) for name in sys.argv[4:]]
     truth = np.array([float(sys.argv[2]), float(sys.argv[3])])
     session = read_session(files, read_positions(receivers, files), Silent())
-    start = max(each.heard.start_time_ns for each in session.taking)
-    stop = min(each.heard.stop_time_ns for each in session.taking)
+    start = max(each.heard.start_time_ns for each in session.recordings)
+    stop = min(each.heard.stop_time_ns for each in session.recordings)
     spans = [("all", start, stop)]
     for count in (3, 10):
         step = (stop - start) // count
@@ -55,7 +55,7 @@ def main() -> None:
     for band in BANDS_HZ:
         found = []
         for name, first, last in spans if band is None else spans[:4]:
-            part = Session([replace(each, heard=cut(each.heard, first, last)) for each in session.taking])
+            part = Session([replace(each, heard=cut(each.heard, first, last)) for each in session.recordings])
             located = answer(part, LocateOptions(band_hz=band))
             off_km = float(distance_m(located.posterior.point, truth)) / 1e3
             level = located.posterior.level_at(truth)

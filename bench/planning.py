@@ -44,7 +44,7 @@ from featurestore.source.catalog_connection import connect
 from featurestore.source.listing import join
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import write_segments
-from featurestore.store.read_segments import read_holdings
+from featurestore.store.read_segments import read_stored_segments
 from featurestore.store.rows import chunk_rows
 from featurestore.store.segments import Segment
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -123,9 +123,9 @@ def measure(conninfo: str, store: str, *, hold: bool) -> Measured:
     with measured.step("join", less_s=measured.listing_s):
         listing = join(list_objects(snapshot), snapshot, Silent(), by_etag=True)
     with measured.step("read_holdings"):
-        holdings = read_holdings(objects, SPEC)
+        stored = read_stored_segments(objects, SPEC)
     with measured.step("make_plan"):
-        plan = make_plan(SPEC, SplitSpec(), snapshot, listing, holdings)
+        plan = make_plan(SPEC, SplitSpec(), snapshot, listing, stored)
         measured.rows_to_compute = plan.rows_to_compute
     with measured.step("version_id"):
         version_id(plan, "0123456789ab")

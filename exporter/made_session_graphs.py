@@ -1,4 +1,4 @@
-"""All graphs of a release that locates sessions: exported, validated and measured, in fp32."""
+"""The graphs of a release that locates sessions: exported, validated and measured, in fp32."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from exporter.draft import Draft
 from exporter.graph.onnx_file import ExportedGraph
 from exporter.graph.opened_graph import OpenedGraph
 from exporter.graph.session_graph import export_session_graph, export_session_iq_graph
 from exporter.graph.session_runtime import session_latencies
-from exporter.made_graphs import RAW, MadeGraphs, Workshop, measured_split
+from exporter.made_graphs import FP32, RAW
 from exporter.predict.session_files import by_path, gather
 from exporter.predict.session_predictor import SessionPredictor
 from exporter.release.release import IQ_MODEL, MODEL
@@ -23,43 +24,37 @@ from featurestore.store.feature_set import FeatureSet
 from featurestore.store.split import Split
 from trainer.network.geometry import geodesic_m
 
-FP32 = "fp32"
 MAX_SESSIONS = 128
 
 
-def make_session_graphs(workshop: Workshop) -> MadeGraphs:
+def make_session_graphs(draft: Draft) -> None:
     """Export, validate and measure; see `exporter.made_graphs.make_graphs`.
 
     Raises:
         DataQualityError: when a graph does not compute what PyTorch computes; the worst sessions are named.
         UsageError: when another precision is asked for, a graph is too large, or something is not usable.
     """
-    request, feature_set = workshop.request, workshop.feature_set
+    request = draft.request
     if request.precision not in (FP32, AUTO):
         raise UsageError(
-            f"precision is {request.precision!r}, and {workshop.checkpoint.source} locates sessions, in {FP32} only; use "
+            f"precision is {request.precision!r}, and {draft.checkpoint.source} locates sessions, in {FP32} only; use "
             f"--precision {FP32}"
         )
-    graphs, validation = [], {}
-    with workshop.stage(f"export {MODEL}"):
-        graphs.append(export_session_graph(workshop.checkpoint, workshop.file(FP32, MODEL), workshop.release))
-    with workshop.stage(f"validate {MODEL}"):
-        found = validate_sessions(graphs[0].path, workshop.checkpoint, feature_set, tolerance=request.tolerance)
-        validation[MODEL] = replace(found, graph=MODEL)
-        validation[MODEL].require()
+    draft.notes.append("a network for sessions is published in fp32 only")
+    with draft.stage(f"export {MODEL}"):
+        draft.graphs = [export_session_graph(draft.checkpoint, draft.file(FP32, MODEL), draft.release)]
+    with draft.stage(f"validate {MODEL}"):
+        found = validate_sessions(draft.graphs[0].path, draft.checkpoint, draft.feature_set, tolerance=request.tolerance)
+        draft.accept(replace(found, graph=MODEL))
     if request.raw is not None and request.with_iq:
-        with workshop.stage(f"export {IQ_MODEL}"):
-            graphs.append(export_session_iq_graph(workshop.checkpoint, workshop.file(FP32, IQ_MODEL), workshop.release))
-        with workshop.stage(f"validate {IQ_MODEL}"):
-            validation[IQ_MODEL] = _validate_iq(workshop, graphs[1], request.raw)
-            validation[IQ_MODEL].require()
-    split, notes = measured_split(feature_set)
-    with workshop.stage("measure"):
-        measured = measure_sessions(graphs[0], feature_set, split)
-    largest = replace(measured, size_bytes=max(graph.size_bytes for graph in graphs))
+        with draft.stage(f"export {IQ_MODEL}"):
+            draft.graphs.append(export_session_iq_graph(draft.checkpoint, draft.file(FP32, IQ_MODEL), draft.release))
+        with draft.stage(f"validate {IQ_MODEL}"):
+            draft.accept(_validate_iq(draft, draft.graphs[1], request.raw))
+    with draft.stage("measure"):
+        draft.measured = [measure_sessions(draft.graphs[0], draft.feature_set, draft.measured_split)]
+    largest = replace(draft.measured[0], size_bytes=max(graph.size_bytes for graph in draft.graphs))
     choose([largest], request.precision, request.max_size_mb)
-    notes = ["a network for sessions is published in fp32 only", *notes]
-    return MadeGraphs(tuple(graphs), validation, None, (measured,), split.name.lower(), tuple(notes))
 
 
 def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split) -> Measured:
@@ -86,9 +81,7 @@ def measure_sessions(graph: ExportedGraph, feature_set: FeatureSet, split: Split
     )
 
 
-def _validate_iq(workshop: Workshop, graph: ExportedGraph, raw: str) -> Validation:
-    directory = workshop.directory / RAW
-    paths = fetch_sessions(workshop.feature_set, Split.VAL, raw, directory, workshop.request.captures)
-    sessions = gather(by_path(paths))
-    found = validate_session_iq(graph.path, workshop.checkpoint, sessions, workshop.request.iq_tolerance)
-    return replace(found, graph=graph.path.name, split="val", feature_set=workshop.feature_set.version)
+def _validate_iq(draft: Draft, graph: ExportedGraph, raw: str) -> Validation:
+    paths = fetch_sessions(draft.feature_set, Split.VAL, raw, draft.directory / RAW, draft.request.captures)
+    found = validate_session_iq(graph.path, draft.checkpoint, gather(by_path(paths)), draft.request.iq_tolerance)
+    return replace(found, graph=graph.path.name, split="val", feature_set=draft.feature_set.version)

@@ -1,10 +1,8 @@
-"""What is asked of an export, and what it gives."""
+"""What is asked of an export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from exporter.graph.precision import PRECISIONS
 from exporter.release.registry import RegistryRequest
@@ -13,7 +11,6 @@ from exporter.validate.precision_table import AUTO
 from exporter.validate.validate import Tolerance
 from exporter.validate.validate_iq import IQ_TOLERANCE
 from featurestore.errors import UsageError
-from featurestore.progress import format_seconds
 
 INPUTS = ("features", "iq")
 
@@ -80,69 +77,3 @@ class ExportRequest:
     def with_iq(self) -> bool:
         """Whether there will be a graph that takes IQ."""
         return self.raw is not None and self.input != "features"
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was published.
-
-    Attributes:
-        release: number.
-        url: its directory.
-        latest: number of the release that services use now.
-        files: name → size in bytes.
-        precision: of the graphs.
-        located: `capture` or `session`: what one position is of.
-        feature_set: that it was validated and measured on.
-        validation: file → `rows`, what they are (`unit`), `share`, `difference_m`, `speedup` at batch 1 where it was measured.
-        metrics: split → the most important metrics.
-        table: each precision, measured; Markdown.
-        registered: name and version in the registry; `None` without one.
-        notes: what a reader should know.
-        seconds: that all of it took.
-    """
-
-    release: str
-    url: str
-    latest: str
-    files: Mapping[str, int]
-    precision: str
-    located: str
-    feature_set: str
-    validation: Mapping[str, Mapping[str, Any]]
-    metrics: Mapping[str, Mapping[str, float]]
-    table: str
-    registered: str | None
-    notes: tuple[str, ...]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, but for the table."""
-        return {**{name: value for name, value in asdict(self).items() if name != "table"}, "notes": list(self.notes)}
-
-    def lines(self) -> Iterator[str]:
-        """For people."""
-        yield f"release {self.release} of feature set {self.feature_set}, {self.precision}, in {format_seconds(self.seconds)}"
-        for name, found in self.validation.items():
-            speed = f", {found['speedup']:.1f} times as fast at batch 1" if "speedup" in found else ""
-            rows = f"{found['rows']} {found['unit']}"
-            yield (
-                f"  {name}: {self.files[name] / 1e6:.1f} MB; against PyTorch on {rows}: {100 * found['share']:.1f}% within "
-                f"tolerance, at most {found['difference_m']:.2g} m apart{speed}"
-            )
-        of_session = self.located == "session"
-        unit, region = ("sessions", "39.3% region") if of_session else ("rows", "1 σ ellipse (39%)")
-        for split, found in self.metrics.items():
-            yield (
-                f"  {split}: {found['rows']:,.0f} {unit}, error {found['error_median_m'] / 1000:.2f} km in the median, "
-                f"{found['error_mean_m'] / 1000:.2f} km on average; {found['coverage_1_sigma']:.0%} in the {region}"
-            )
-        yield from self.table.splitlines()
-        yield from (f"note: {note}" for note in self.notes)
-        if self.registered:
-            yield f"registered as {self.registered}"
-        if self.latest == self.release:
-            yield "services use it now: latest.json names it"
-        else:
-            yield f"services still use {self.latest}; heimdall releases promote {self.release} makes them use this one"
-        yield self.url

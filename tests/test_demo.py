@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.timeout(900)  # it is a minute on a quiet machine
+@pytest.mark.timeout(2400)  # it is a minute on a quiet machine, and ten beside eight others
 @pytest.mark.parametrize("where", [["--s3", "--features-only", "--sessions", "6"], ["--sessions", "12"]], ids=["s3", "files"])
 def test_the_demo(tmp_path: Path, where: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PG", "HEIMDALL_"))}
@@ -27,7 +27,7 @@ def test_the_demo(tmp_path: Path, where: list[str]) -> None:
         "1",
         *where,
     ]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=850, check=False, cwd=tmp_path)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=2300, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     computed = [int(count) for count in re.findall(r"(\d+) computed, \d+ reused", done.stdout)]

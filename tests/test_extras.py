@@ -17,7 +17,7 @@ WITHOUT = "import sys; sys.modules[{module!r}] = None; from cli import main; mai
 
 def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     code = WITHOUT.format(module=module, arguments=list(arguments))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Scene:
         """A command as a process, with all that its workers and libraries say."""
         words = [sys.executable, "-m", "cli", *map(str, arguments)]
         environment = {**self.environment, **changes}
-        done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=280)
+        done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=600)
         self._judge(arguments, 0, done.returncode, done.stdout + done.stderr)
 
     def _judge(self, arguments: Sequence[object], wanted: int | None, code: int, output: bytes) -> None:

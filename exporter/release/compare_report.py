@@ -148,11 +148,11 @@ def _coverage(names: dict[str, Predictions]) -> Chart:
     """Whether the ellipses hold as many transmitters as they should, of both."""
     curves = [(name, predictions, f"tab:{colour}") for (name, predictions), colour in zip(names.items(), COLOURS, strict=True)]
     one = np.array([1.0])
-    told = ", ".join(f"{name} {share_inside(predictions, one)[0]:.1%}" for name, predictions in names.items())
+    description = ", ".join(f"{name} {share_inside(predictions, one)[0]:.1%}" for name, predictions in names.items())
     keys = [Key(colour, name) for name, colour in zip(names, COLOURS, strict=True)]
-    label = f"Share of transmitters in the ellipse of 1 σ: {told}; right: 39.3%"
+    label = f"Share of transmitters in the ellipse of 1 σ: {description}; right: 39.3%"
     picture = to_svg(lambda figure: draw_coverage(figure.subplots(), curves), label, 280)
-    return Chart("Coverage of the ellipses", picture, f"In 1 σ: {told}. Dashed: right.", keys)
+    return Chart("Coverage of the ellipses", picture, f"In 1 σ: {description}. Dashed: right.", keys)
 
 
 def _map(position: Float64, by_session: Float64, names: tuple[str, str]) -> Chart:

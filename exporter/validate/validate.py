@@ -136,6 +136,11 @@ class Validation:
             f"{self.unit}"
         )
 
+    def in_short(self) -> dict[str, Any]:
+        """What a report says of it; `speedup` at batch 1 where it was measured."""
+        speed = {"speedup": self.latency_ms[1]["speedup"]} if self.latency_ms else {}
+        return {"rows": self.rows, "unit": self.unit, "share": self.share, "difference_m": self.difference_m, **speed}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `metrics.json`; what is not a number is null."""
         found = {**asdict(self), "share": self.share, "difference_m": self.difference_m, "relative": self.relative}

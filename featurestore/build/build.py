@@ -16,8 +16,8 @@ from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild, needs_fit
 from featurestore.cluster.runner import open_runner
 from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
+from featurestore.objects.concurrently import at_once, check_all
 from featurestore.objects.objects import Location, Objects, open_objects
-from featurestore.objects.together import at_once, check_all
 from featurestore.progress import Progress
 from featurestore.source.catalog import read_snapshot
 from featurestore.source.catalog_connection import describe
@@ -27,7 +27,7 @@ from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.presence import require_kept, require_segments
-from featurestore.store.read_segments import read_holdings
+from featurestore.store.read_segments import read_stored_segments
 from featurestore.tensor.mel import taper
 from featurestore.tensor.rejection import RejectedRows
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -143,7 +143,7 @@ def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Pro
     given = None if request.receivers is None else read_receivers(request.receivers)
     check_all([raw] if request.store.is_local else [raw, objects])
     with RawListing(raw) as listed, ThreadPoolExecutor(1, "read holdings") as pool:
-        holdings = pool.submit(read_holdings, objects, request.spec)
+        stored = pool.submit(read_stored_segments, objects, request.spec)
         snapshot = read_snapshot(request.catalog, request.query, request.limit)
         if not len(snapshot):
             raise DataQualityError(
@@ -153,7 +153,7 @@ def prepare(request: BuildRequest, raw: Objects, objects: Objects, progress: Pro
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         snapshot = _place_receivers(snapshot, given, progress)
         listing = listed.join(snapshot, progress)
-    plan = make_plan(request.spec, request.split, snapshot, listing, holdings.result())
+    plan = make_plan(request.spec, request.split, snapshot, listing, stored.result())
     if plan.rows_to_compute:
         taper(plan.spec)  # does scipy know the window? Better asked here than by every worker
     progress.say(

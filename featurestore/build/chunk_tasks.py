@@ -12,8 +12,8 @@ import xxhash
 
 from featurestore.build.rows_from_iq import Aligned, RawWindows, compute_rows
 from featurestore.errors import StoreError
+from featurestore.objects.concurrently import map_concurrently
 from featurestore.objects.objects import Objects, open_objects
-from featurestore.objects.together import together
 from featurestore.store.bases import Basis, represent
 from featurestore.store.chunks import ArrayLayout, ChunkBuffer, decode_chunk, read_chunk
 from featurestore.store.segments import Part, Segment, features_name
@@ -100,7 +100,7 @@ class ChunkDone:
     moments: Moments | None = None
 
 
-class Workbench:
+class ChunkMemory:
     """Scratch memory for chunks of one segment layout, used again from chunk to chunk."""
 
     def __init__(self, segment: Segment) -> None:
@@ -119,22 +119,22 @@ class _Local(threading.local):
     """One workbench per thread: fresh memory for every chunk would be faulted in page by page (see docs/log.md)."""
 
     key: tuple[FeatureSpec, tuple[int, ...]] | None = None
-    bench: Workbench
+    memory: ChunkMemory
 
 
 _local = _Local()
 
 
-def _workbench(segment: Segment) -> Workbench:
+def _chunk_memory(segment: Segment) -> ChunkMemory:
     key = segment.spec, segment.logmel.chunk_shape
     if _local.key != key:
-        _local.bench, _local.key = Workbench(segment), key
-    return _local.bench
+        _local.memory, _local.key = ChunkMemory(segment), key
+    return _local.memory
 
 
 def compute_chunk(task: ComputeChunk) -> ChunkDone:
     """Read, compute, write log-mel (and features, when there is a basis), and note what was written."""
-    compute = _workbench(task.segment).compute
+    compute = _chunk_memory(task.segment).compute
     windows = RawWindows(task.keys, task.size_bytes, task.windows, task.wanted, task.aligned)
     return write_rows(task, lambda logmel: compute_rows(open_objects(task.raw_url), windows, compute, logmel))
 
@@ -149,31 +149,31 @@ def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
         task: which chunk.
         fill: fills (row, 3, n_mels, n_frames) with log-mel; returns the bytes it read, and the rows that it rejects.
     """
-    segment, bench = task.segment, _workbench(task.segment)
+    segment, memory = task.segment, _chunk_memory(task.segment)
     objects = open_objects(task.store_url)
-    logmel: npt.NDArray[np.float32] = bench.logmel.rows
+    logmel: npt.NDArray[np.float32] = memory.logmel.rows
     n_bytes, found = fill(logmel)
     n_rows = len(task.keys)
     for row in found:
         logmel[row] = np.nan
-    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, bench.logmel)}
+    crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, memory.logmel)}
     rejected = _as_written(logmel[:n_rows], found)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
     for row in range(n_rows):
-        bench.content.rows[row] = content_digest(logmel[row]) if valid[row] else 0
-    crcs["content"] = bench.content.seal(n_rows)
+        memory.content.rows[row] = content_digest(logmel[row]) if valid[row] else 0
+    crcs["content"] = memory.content.seal(n_rows)
     writes: list[Callable[[], object]] = [
-        lambda: objects.put(f"{segment.path}/content/{segment.content.key(task.chunk)}", bench.content.data)
+        lambda: objects.put(f"{segment.path}/content/{segment.content.key(task.chunk)}", memory.content.data)
     ]
     moments = None
     if task.basis is None:
         moments = chunk_moments(segment.spec, logmel, valid & task.train)
     else:
         name, basis = features_name(task.basis.id), task.basis
-        bench.normalize(basis, logmel[:n_rows])
-        writes.append(lambda: crcs.update({name: _put_features(objects, segment, basis, task.chunk, bench)}))
-    together(objects, lambda write: write(), writes)
+        memory.normalize(basis, logmel[:n_rows])
+        writes.append(lambda: crcs.update({name: _put_features(objects, segment, basis, task.chunk, memory)}))
+    map_concurrently(objects, lambda write: write(), writes)
     start = segment.logmel.rows(task.chunk).start
     part = Part(crcs, {start + row: (found.reason, found.detail) for row, found in rejected.items()})
     objects.put_json(segment.part_path(task.chunk), part.to_json())
@@ -219,9 +219,9 @@ def normalize_chunk(task: NormalizeChunk) -> ChunkDone:
     """Write the features of a chunk."""
     objects, layout = open_objects(task.store_url), task.segment.logmel
     rows = read_chunk(objects, f"{task.segment.path}/logmel", layout, task.chunk, task.crc)
-    bench = _workbench(task.segment)
-    bench.normalize(task.basis, rows)
-    crc = _put_features(objects, task.segment, task.basis, task.chunk, bench)
+    memory = _chunk_memory(task.segment)
+    memory.normalize(task.basis, rows)
+    crc = _put_features(objects, task.segment, task.basis, task.chunk, memory)
     part = Part({features_name(task.basis.id): crc}, {})
     return ChunkDone(task.segment.segment, task.chunk, len(rows), rows.nbytes, part)
 
@@ -232,7 +232,7 @@ def chunk_moments(spec: FeatureSpec, logmel: npt.NDArray[np.float32], train: Mas
     return Moments.of(rows, spec.tensor_shape[:2])
 
 
-def _put_features(objects: Objects, segment: Segment, basis: Basis, chunk: int, bench: Workbench) -> int:
-    """Write what `bench.normalize` made."""
+def _put_features(objects: Objects, segment: Segment, basis: Basis, chunk: int, memory: ChunkMemory) -> int:
+    """Write what `memory.normalize` made."""
     path = f"{segment.path}/{features_name(basis.id)}"
-    return put_once(objects, path, segment.features(basis.id), chunk, bench.features)
+    return put_once(objects, path, segment.features(basis.id), chunk, memory.features)

@@ -1,4 +1,26 @@
-"""The plan of a build, pure arithmetic on arrays: which rows there are, which exist already, which are to be computed."""
+"""The plan of a build: which rows a set has, which of them are stored already, and which must be computed.
+
+It works on arrays in memory, and reads and writes nothing. As an example, six approved captures with one window each. The
+store has segment A with captures 1, 2, 3, 5 and 9, and segment B with 3 and 4.
+
+    stored            wanted (snapshot, listing)     result
+    ----------------  -----------------------------  ---------------------------------------------------------
+    A: capture 1      1, the same object             served by A
+    A: capture 2      2, the same object             served by A
+    A, B: capture 3   3, the same object             served by A, of which the set wants more rows than of B
+    B: capture 4      4, the same object             served by B
+    A: capture 5      5, its object was overwritten  computed, as a capture that was never seen before would be
+    -                 6, at 48 kHz instead of 192    rejected before anything is read
+    A: capture 9      -                              stays in A; the set does not use it
+
+    segments of the plan    their rows       capture (index into the snapshot, which counts from 0)
+    A                       1, 2, 3, 5, 9    0, 1, 2, NOT_WANTED, NOT_WANTED
+    B                       3, 4             NOT_WANTED, 3
+    a new one               5                4
+
+A row that a set may want is numbered `capture * windows_per_capture + window`. `_RowAllocator` has a flag for each number:
+true until a segment claims the row.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +33,7 @@ import numpy.typing as npt
 
 from featurestore.build.align import SESSION, Alignment, align_sessions
 from featurestore.source.snapshot import MISSING, Listing, Snapshot
-from featurestore.store.rows import Holding, RowFacts, chunk_rows
+from featurestore.store.rows import RowFacts, StoredSegment, chunk_rows
 from featurestore.store.split import assign, on_earth
 from featurestore.tensor.rejection import Reason
 from featurestore.tensor.spec import FeatureSpec, SplitSpec
@@ -104,7 +126,9 @@ class Plan:
         return total
 
 
-def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, holdings: Sequence[Holding]) -> Plan:
+def make_plan(
+    spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, stored: Sequence[StoredSegment]
+) -> Plan:
     """Plan a build.
 
     Of two segments that hold the same row, the one of which more rows are wanted serves it; then the one with fewer others
@@ -115,19 +139,19 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
         split: of the set.
         snapshot: every approved capture.
         listing: the raw location, joined to it.
-        holdings: what the store holds of this spec.
+        stored: what the store holds of this spec.
     """
-    reasons = _judge(spec, snapshot, listing)
+    reasons = _prefilter(spec, snapshot, listing)
     alignment = align_sessions(snapshot, listing, reasons == Reason.VALID) if spec.align == SESSION else None
     if alignment is not None:
         listing = replace(listing, source_digest=alignment.source_digest)
-    slots = _Slots(spec.windows_per_capture, snapshot, listing, reasons == Reason.VALID)
-    found = [(holding, slots.find(holding)) for holding in holdings]
-    found.sort(key=lambda pair: (-np.count_nonzero(pair[1] != NOT_WANTED), len(pair[0].rows), pair[0].segment))
-    uses = [slots.claim(*pair) for pair in found if pair[0].reason is not None]
-    unfinished = [pair for pair in found if pair[0].reason is None]
-    uses += [slots.claim(*pair) for pair in unfinished if np.mean(slots.free(*pair) != NOT_WANTED) >= FINISH_SHARE]
-    uses.append(slots.claim_rest(spec))
+    allocator = _RowAllocator(spec.windows_per_capture, snapshot, listing, reasons == Reason.VALID)
+    candidates = [(segment, allocator.find(segment)) for segment in stored]
+    candidates.sort(key=lambda pair: (-np.count_nonzero(pair[1] != NOT_WANTED), len(pair[0].rows), pair[0].segment))
+    uses = [allocator.claim(*pair) for pair in candidates if pair[0].reason is not None]
+    unfinished = [pair for pair in candidates if pair[0].reason is None]
+    uses += [allocator.claim(*pair) for pair in unfinished if np.mean(allocator.free(*pair) != NOT_WANTED) >= FINISH_SHARE]
+    uses.append(allocator.new_segment(spec))
     uses.sort(key=lambda use: (-len(use.rows), use.segment))
     return Plan(
         spec,
@@ -141,50 +165,52 @@ def make_plan(spec: FeatureSpec, split: SplitSpec, snapshot: Snapshot, listing: 
     )
 
 
-class _Slots:
-    """One slot per row that a set wants; each is claimed by one segment."""
+class _RowAllocator:
+    """Assigns each row that a set wants to one segment: the first that claims it."""
 
     def __init__(self, n_windows: int, snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.bool_]) -> None:
         self._n_windows = n_windows
         self._snapshot = snapshot
         self._digest = listing.source_digest
-        self._free = np.repeat(usable, n_windows)  # (capture · window,)
+        self._free = np.repeat(usable, n_windows)  # (capture · window,) whether nobody has claimed the row
 
     def _locate(self, rows: RowFacts) -> Index:
         """The capture of each row: same id, same object, same session and receiver; `NOT_WANTED` where there is none."""
-        found = np.searchsorted(self._snapshot.capture_id, rows.capture_id)
-        found = np.minimum(found, len(self._snapshot) - 1)
+        index = np.searchsorted(self._snapshot.capture_id, rows.capture_id)  # (n,) capture ids ascend
+        index = np.minimum(index, len(self._snapshot) - 1)  # past the end: any capture; the comparison below fails
         same = (
-            (self._snapshot.capture_id[found] == rows.capture_id)
-            & (self._snapshot.websdr_id[found] == rows.websdr_id)
-            & (self._snapshot.session_id[found] == rows.session_id).all(axis=1)
-            & (self._digest[found] == rows.source_digest).all(axis=1)
+            (self._snapshot.capture_id[index] == rows.capture_id)
+            & (self._snapshot.websdr_id[index] == rows.websdr_id)
+            & (self._snapshot.session_id[index] == rows.session_id).all(axis=1)
+            & (self._digest[index] == rows.source_digest).all(axis=1)
             & (rows.window < self._n_windows)
         )
-        return np.where(same, found, NOT_WANTED)
+        return np.where(same, index, NOT_WANTED)
 
-    def find(self, holding: Holding) -> Index:
-        """(n,) the capture of each row of a holding that is in a free slot; `NOT_WANTED` for the others."""
-        capture = self._locate(holding.rows)
-        if holding.reason is not None:  # a row that was given up when its object vanished is no row
-            capture[holding.reason == Reason.MISSING_OBJECT] = NOT_WANTED
-        return self.free(holding, capture)
+    def find(self, segment: StoredSegment) -> Index:
+        """(n,) the capture of each row of a segment that the set wants and nobody has claimed; else `NOT_WANTED`."""
+        capture = self._locate(segment.rows)
+        if segment.reason is not None:  # its object had vanished: compute it now that it is back
+            capture[segment.reason == Reason.MISSING_OBJECT] = NOT_WANTED
+        return self.free(segment, capture)
 
-    def free(self, holding: Holding, capture: Index) -> Index:
-        """What of `find` is still free."""
+    def free(self, segment: StoredSegment, capture: Index) -> Index:
+        """The result of `find`, without the rows that another segment has claimed since."""
         still = np.not_equal(capture, NOT_WANTED)
-        still[still] = self._free[capture[still] * self._n_windows + holding.rows.window[still]]
+        # Row number = capture * n_windows + window. Both sides have one entry for each row that was wanted.
+        still[still] = self._free[capture[still] * self._n_windows + segment.rows.window[still]]
         return np.where(still, capture, NOT_WANTED)
 
-    def claim(self, holding: Holding, capture: Index) -> SegmentUse:
-        """Take the free slots of a holding's rows, which `find` gave."""
-        capture = self.free(holding, capture)
+    def claim(self, segment: StoredSegment, capture: Index) -> SegmentUse:
+        """Claim what is still free of the rows that `find` returned."""
+        capture = self.free(segment, capture)
         wanted = np.not_equal(capture, NOT_WANTED)
-        self._free[capture[wanted] * self._n_windows + holding.rows.window[wanted]] = False
-        return SegmentUse(holding.segment, holding.rows, capture, holding.reason)
+        self._free[capture[wanted] * self._n_windows + segment.rows.window[wanted]] = False
+        return SegmentUse(segment.segment, segment.rows, capture, segment.reason)
 
-    def claim_rest(self, spec: FeatureSpec) -> SegmentUse:
-        """A new segment of all that is free."""
+    def new_segment(self, spec: FeatureSpec) -> SegmentUse:
+        """A new segment of all rows that nobody has claimed."""
+        # The inverse of the row number: (quotient, remainder) = (capture, window).
         capture, window = np.divmod(np.flatnonzero(self._free), self._n_windows)
         rows = RowFacts(
             self._snapshot.capture_id[capture],
@@ -198,8 +224,8 @@ class _Slots:
         return SegmentUse(rows.segment_id(spec.id), rows, capture[order], None)
 
 
-def _judge(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
-    """What catalog and listing alone say against each capture."""
+def _prefilter(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
+    """(n,) uint8 `Reason` to reject each capture by catalog and listing alone; the last one that applies counts."""
     with np.errstate(invalid="ignore"):
         right_rate = np.abs(snapshot.sample_rate_hz - spec.sample_rate_hz) <= SAMPLE_RATE_TOLERANCE * spec.sample_rate_hz
     reasons = np.where(listing.size_bytes == MISSING, Reason.MISSING_OBJECT, Reason.VALID)

@@ -22,8 +22,8 @@ from featurestore.build.chunk_tasks import (
 from featurestore.build.plan import Plan, SegmentUse
 from featurestore.build.rows_from_iq import Aligned
 from featurestore.cluster.runner import Runner
+from featurestore.objects.concurrently import map_concurrently
 from featurestore.objects.objects import Objects
-from featurestore.objects.together import together
 from featurestore.progress import Progress
 from featurestore.store import write_segments
 from featurestore.store.bases import Basis, current_basis, write_basis
@@ -47,7 +47,7 @@ class TensorBuild:
         self._objects = objects
         self._progress = progress
         self.n_bytes = 0
-        self.batches = together(objects, self._open, plan.segments)
+        self.batches = map_concurrently(objects, self._open, plan.segments)
 
     def _open(self, use: SegmentUse) -> Batch:
         spec = self._plan.spec
@@ -72,7 +72,7 @@ class TensorBuild:
         """Chunks whose log-mel exists, and whose features of a basis do not: all of them when it is still to be fitted."""
         if basis is None:
             return [(batch, chunk) for batch in self.batches for chunk in batch.written_chunks]
-        known = together(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
+        known = map_concurrently(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
         name = features_name(basis.id)
         return [
             (batch, chunk)
@@ -106,7 +106,7 @@ class TensorBuild:
         """
         to_begin = [batch for batch in self.batches if batch.marker is None]
         name = None if basis is None else basis.id
-        together(
+        map_concurrently(
             self._objects, lambda batch: write_segments.begin(self._objects, batch.segment, batch.use.rows, name), to_begin
         )
         n_rows = sum(int(batch.use.wanted.sum()) for batch in self.batches if batch.marker is None)
@@ -182,7 +182,7 @@ class TensorBuild:
         """Write the features of every chunk that has none of this basis."""
         name = features_name(basis.id)
         tasks = []
-        known_crcs = together(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
+        known_crcs = map_concurrently(self._objects, lambda batch: self._known_crcs(batch, basis), self.batches)
         undeclared = []
         for batch, known in zip(self.batches, known_crcs, strict=True):
             batch.crcs = {chunk: part.crc32c[name] for chunk, part in batch.parts.items() if name in part.crc32c}
@@ -204,11 +204,13 @@ class TensorBuild:
             declared.result()
 
     def _declare(self, batches: list[Batch], basis: Basis) -> None:
-        together(self._objects, lambda batch: write_segments.declare_features(self._objects, batch.segment, basis.id), batches)
+        map_concurrently(
+            self._objects, lambda batch: write_segments.declare_features(self._objects, batch.segment, basis.id), batches
+        )
 
     def complete(self, basis: Basis) -> None:
         """Write the markers: `segment.json` of new segments, `features-{basis}.json` of old ones."""
-        together(self._objects, lambda batch: self._complete(batch, basis.id), self.batches)
+        map_concurrently(self._objects, lambda batch: self._complete(batch, basis.id), self.batches)
 
     def _complete(self, batch: Batch, basis: str) -> None:
         name = features_name(basis)

@@ -16,7 +16,7 @@ from featurestore.corpus.ingest.labels import Remark
 from featurestore.delay.heard import Heard
 from featurestore.delay.pairs import MOST_LAG_S, PairOptions, Pairs, measure_pairs
 from featurestore.errors import DataQualityError, UsageError
-from featurestore.locate.recordings import Receiver, Session, Taking, read_positions, read_session
+from featurestore.locate.recordings import Receiver, Session, SessionRecording, read_positions, read_session
 from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S, Delays, Views, expected_delays_s, log_likelihood
 from featurestore.place.geodesic import distance_m
 from featurestore.place.grid import Grid
@@ -160,8 +160,8 @@ def answer(session: Session, options: LocateOptions, progress: Progress) -> Loca
     _require_receivers(session)
     pairs = _measure(session, options, progress)
     session, pairs = _without_loners(session, pairs)
-    position = positions_of(session.taking)
-    sigma_s = np.array([each.heard.time_sigma_s for each in session.taking])
+    position = positions_of(session.recordings)
+    sigma_s = np.array([each.heard.time_sigma_s for each in session.recordings])
     delays = Delays(
         pairs.a,
         pairs.b,
@@ -169,52 +169,52 @@ def answer(session: Session, options: LocateOptions, progress: Progress) -> Loca
         pairs.sigma_s,
         pairs.wrong,
         np.hypot(sigma_s, options.path_sigma_s),
-        _max_lag_s(session.taking, options),
+        _max_lag_s(session.recordings, options),
     )
     where = _where(position, options)
     progress.start("search", 1, "places")
     posterior = search(lambda grid: log_likelihood(delays, Views.of(grid, position)), where)
     progress.advance(1)
     own = np.sqrt(pairs.sigma_s**2 + sigma_s[pairs.a] ** 2 + sigma_s[pairs.b] ** 2)
-    taking = tuple(each.receiver for each in session.taking)
+    receivers = tuple(each.receiver for each in session.recordings)
     notes = tuple(_notes(position, pairs, posterior, where))
-    return Located(taking, position, posterior, where, pairs, own, tuple(session.skipped), notes)
+    return Located(receivers, position, posterior, where, pairs, own, tuple(session.skipped), notes)
 
 
-def positions_of(taking: Sequence[Taking]) -> Float64:
+def positions_of(recordings: Sequence[SessionRecording]) -> Float64:
     """(r, 2) latitude, longitude of receivers."""
-    return np.array([(each.receiver.latitude, each.receiver.longitude) for each in taking], np.float64).reshape(-1, 2)
+    return np.array([(each.receiver.latitude, each.receiver.longitude) for each in recordings], np.float64).reshape(-1, 2)
 
 
 def _measure(session: Session, options: LocateOptions, progress: Progress) -> Pairs:
-    count = len(session.taking) * (len(session.taking) - 1) // 2
+    count = len(session.recordings) * (len(session.recordings) - 1) // 2
     progress.start("correlate", count, "pairs")
-    wanted = PairOptions(_max_lag_s(session.taking, options), options.max_seconds, options.band_hz)
-    pairs = measure_pairs([each.heard for each in session.taking], wanted)
+    wanted = PairOptions(_max_lag_s(session.recordings, options), options.max_seconds, options.band_hz)
+    pairs = measure_pairs([each.heard for each in session.recordings], wanted)
     progress.advance(count)
     return pairs
 
 
-def _max_lag_s(taking: Sequence[Taking], options: LocateOptions) -> float:
+def _max_lag_s(recordings: Sequence[SessionRecording], options: LocateOptions) -> float:
     """The longest baseline at the speed of light, and what clocks and paths may be off."""
-    position = positions_of(taking)
+    position = positions_of(recordings)
     baseline_m = float(distance_m(position[:, None], position[None]).max())
-    worst_s = math.hypot(options.path_sigma_s, max(each.heard.time_sigma_s for each in taking))
+    worst_s = math.hypot(options.path_sigma_s, max(each.heard.time_sigma_s for each in recordings))
     return min(baseline_m / SPEED_OF_LIGHT_M_PER_S + CLOCK_SIGMAS * math.sqrt(2) * worst_s + 1e-6, MOST_LAG_S)
 
 
 def _of_one_time(session: Session) -> Session:
     """Without recordings that were made while no other one was; unless that holds for all of them."""
-    start, stop = ([getattr(each.heard, name) for each in session.taking] for name in ("start_time_ns", "stop_time_ns"))
+    start, stop = ([getattr(each.heard, name) for each in session.recordings] for name in ("start_time_ns", "stop_time_ns"))
     shared = [sum(start[i] < stop[k] and start[k] < stop[i] for k in range(len(start))) > 1 for i in range(len(start))]
     if not any(shared):
         return session
     alone = [
         Remark(each.receiver.file, f"was recorded at {_time_of(each.heard)}, when no other recording was")
-        for each, with_others in zip(session.taking, shared, strict=True)
+        for each, with_others in zip(session.recordings, shared, strict=True)
         if not with_others
     ]
-    together = [each for each, with_others in zip(session.taking, shared, strict=True) if with_others]
+    together = [each for each, with_others in zip(session.recordings, shared, strict=True) if with_others]
     return Session(together, [*session.skipped, *alone])
 
 
@@ -225,12 +225,12 @@ def _time_of(heard: Heard) -> str:
 def _require_receivers(session: Session) -> None:
     """At least two receivers at different places."""
     reasons = "".join(f"; {remark.file} {remark.text}" for remark in session.skipped)
-    if len(session.taking) < 2:
+    if len(session.recordings) < 2:
         raise DataQualityError(
-            f"{len(session.taking)} of {len(session.taking) + len(session.skipped)} recordings can be used, at least 2 are "
-            f"needed, 3 for a place{reasons}"
+            f"{len(session.recordings)} of {len(session.recordings) + len(session.skipped)} recordings can be used, at least 2 "
+            f"are needed, 3 for a place{reasons}"
         )
-    position = positions_of(session.taking)
+    position = positions_of(session.recordings)
     if float(distance_m(position[:1], position).max()) < SAME_PLACE_M:
         raise DataQualityError(
             "all receivers stand at one place, and hear everything at one time from wherever it comes; give receivers that are "
@@ -245,7 +245,7 @@ def _without_loners(session: Session, pairs: Pairs) -> tuple[Session, Pairs]:
         DataQualityError: when no pair is left, or all peaks are chance.
     """
     if not pairs.usable.any():
-        names = [each.receiver.file for each in session.taking]
+        names = [each.receiver.file for each in session.recordings]
         why = "; ".join(
             f"{names[a]} and {names[b]}: {reason}" for a, b, reason in zip(pairs.a, pairs.b, pairs.reason, strict=True)
         )
@@ -256,13 +256,13 @@ def _without_loners(session: Session, pairs: Pairs) -> tuple[Session, Pairs]:
             "longer recordings, or a band in which all hear it (--band-hz)"
         )
     paired = np.unique(np.concatenate([pairs.a[pairs.usable], pairs.b[pairs.usable]])).tolist()
-    alone = [index for index in range(len(session.taking)) if index not in paired]
+    alone = [index for index in range(len(session.recordings)) if index not in paired]
     if not alone:
         return session, pairs
     skipped = [
-        Remark(session.taking[index].receiver.file, "shares too little time with the other recordings") for index in alone
+        Remark(session.recordings[index].receiver.file, "shares too little time with the other recordings") for index in alone
     ]
-    return Session([session.taking[index] for index in paired], [*session.skipped, *skipped]), pairs.of(paired)
+    return Session([session.recordings[index] for index in paired], [*session.skipped, *skipped]), pairs.of(paired)
 
 
 def _where(position: Float64, options: LocateOptions) -> Grid:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.delay.crosscorrelation import correlation
 from featurestore.locate.locate import Located
 from featurestore.page.charts import both_sizes, map_axes, to_svg
 from featurestore.page.page import Card, Chart, Html, Key, Page, Table
@@ -27,6 +28,8 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 CLOSE_UP = 4.0
 """The second map is so much wider than the region."""
 LAGS = 401
+PLACES = {"left": 0.13, "right": 0.97, "bottom": 0.23, "top": 0.96}
+"""Of the axes of a correlation, as shares of its chart."""
 KM = 1e-3
 
 
@@ -164,10 +167,10 @@ def _correlation(located: Located, index: int, number: list[int]) -> Chart:
     used = np.abs(located.pairs.weights[index]) > 0
     reach_s = 6 / max(float(np.ptp(located.pairs.frequency_hz[used])), 1.0)
     lag_s = delay_s + np.linspace(-reach_s, reach_s, LAGS)
-    height = np.abs(located.pairs.correlation(lag_s)[index])
+    height = np.abs(correlation(located.pairs.weights[index, used], located.pairs.frequency_hz[used], lag_s))
 
     def draw(drawing: Figure) -> None:
-        axis: Any = drawing.subplots()
+        axis: Any = drawing.subplots(gridspec_kw=PLACES)
         axis.plot(lag_s * 1e6, height, color="tab:blue", linewidth=1.4)
         axis.axvline(delay_s * 1e6, color="tab:red", linewidth=1.0)
         axis.axvline((delay_s - located.residual_s[index]) * 1e6, color="black", linewidth=1.0, linestyle="--")
@@ -177,7 +180,7 @@ def _correlation(located: Located, index: int, number: list[int]) -> Chart:
 
     label = f"Correlation of pair {name} over lag: its peak at {delay_s * 1e6:.2f} µs"
     legend = (Key("red", "measured", "│"), Key("black", "of the answer", "┆"))
-    return Chart(f"Pair {name}", to_svg(draw, label, 200), legend=legend)
+    return Chart(f"Pair {name}", to_svg(draw, label, 200, placed=True), legend=legend)
 
 
 def _recordings(located: Located) -> dict[str, Table]:

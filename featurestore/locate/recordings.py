@@ -36,7 +36,7 @@ class Receiver:
 
 
 @dataclass(frozen=True, eq=False)
-class Taking:
+class SessionRecording:
     """One receiver that takes part: where it stands, what it heard."""
 
     receiver: Receiver
@@ -47,7 +47,7 @@ class Taking:
 class Session:
     """What the files hold."""
 
-    taking: list[Taking] = field(default_factory=list)
+    recordings: list[SessionRecording] = field(default_factory=list)
     skipped: list[Remark] = field(default_factory=list)
 
 
@@ -85,10 +85,10 @@ def read_session(files: Sequence[Path], receivers: Sequence[Receiver], progress:
     for file, receiver in zip(files, receivers, strict=True):
         try:
             heard = _hear(read_recording(file), receiver)
-            twin = next((each.receiver.file for each in session.taking if _same(each.heard, heard)), None)
+            twin = next((each.receiver.file for each in session.recordings if _same(each.heard, heard)), None)
             if twin is not None:
                 raise DataQualityError(f"holds the same samples as {twin}; give each receiver's own recording")
-            session.taking.append(Taking(receiver, heard))
+            session.recordings.append(SessionRecording(receiver, heard))
         except (DataQualityError, OSError) as error:
             reason = f"cannot be opened: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
             session.skipped.append(Remark(file.name, reason))

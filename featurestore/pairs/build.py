@@ -154,7 +154,9 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
         snapshot = read_snapshot(request.catalog, request.query, request.limit)
         progress.say(f"catalog: {len(snapshot):,} approved captures")
         listing = listed.join(snapshot, progress)
-    plan = make_pair_plan(request.spec, request.split, snapshot, listing, on_disk.read_pair_holdings(objects, request.spec))
+    plan = make_pair_plan(
+        request.spec, request.split, snapshot, listing, on_disk.read_stored_pair_segments(objects, request.spec)
+    )
     if not plan.sessions:
         raise DataQualityError(
             f"{describe(request.catalog)} holds no session with two usable captures whose start_time_ns is known "

@@ -39,7 +39,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Holding:
+class StoredPairSegment:
     """A pair segment that the store holds; `reason` is `None` while it is not complete."""
 
     segment: str
@@ -104,7 +104,7 @@ class PairPlan:
 
 
 def make_pair_plan(
-    spec: PairSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, holdings: Sequence[Holding]
+    spec: PairSpec, split: SplitSpec, snapshot: Snapshot, listing: Listing, stored: Sequence[StoredPairSegment]
 ) -> PairPlan:
     """Plan a build. Of two segments that hold a session, the one of which more is wanted serves it, or the smaller.
 
@@ -113,21 +113,21 @@ def make_pair_plan(
         split: of the set.
         snapshot: every approved capture.
         listing: the raw location, joined to it.
-        holdings: what the store holds of this spec.
+        stored: what the store holds of this spec.
     """
     timed = snapshot.start_time_ns != NO_TIMESTAMP
-    reasons = _judge(snapshot, listing, timed)
+    reasons = _prefilter(snapshot, listing, timed)
     sessions = find_sessions(snapshot, listing, timed & (reasons == Reason.VALID))
     free = {session.digest: place for place, session in enumerate(sessions)}
-    found = [(holding, holding.rows.sessions()) for holding in holdings]
+    found = [(segment, segment.rows.sessions()) for segment in stored]
     found.sort(key=lambda pair: (-sum(each[0] in free for each in pair[1]), len(pair[0].rows), pair[0].segment))
     uses = []
     for complete in (True, False):
-        for holding, held in found:
+        for segment, held in found:
             wanted = [each for each in held if each[0] in free]
             enough = wanted and (complete or len(wanted) >= FINISH_SHARE * len(held))
-            if (holding.reason is not None) == complete and enough:
-                uses.append(_claim(holding, wanted, free))
+            if (segment.reason is not None) == complete and enough:
+                uses.append(_claim(segment, wanted, free))
     if free:
         uses.append(_new_segment(spec, snapshot, sessions, sorted(free.values())))
     uses.sort(key=lambda use: (-len(use.rows), use.segment))
@@ -154,7 +154,7 @@ def find_sessions(snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.b
     return [Session(digest_of(inputs[begin:end]), capture[begin:end]) for begin, end in pairwise(edges) if end - begin >= 2]
 
 
-def _judge(snapshot: Snapshot, listing: Listing, timed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def _prefilter(snapshot: Snapshot, listing: Listing, timed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """What catalog and listing alone say against each capture that has a time."""
     with np.errstate(invalid="ignore"):
         rate = np.isfinite(snapshot.sample_rate_hz) & (snapshot.sample_rate_hz > 0)
@@ -164,11 +164,11 @@ def _judge(snapshot: Snapshot, listing: Listing, timed: npt.NDArray[np.bool_]) -
     return np.where(timed, reasons, Reason.VALID).astype(np.uint8)
 
 
-def _claim(holding: Holding, wanted: list[tuple[bytes, int, int]], free: dict[bytes, int]) -> PairUse:
-    session = np.full(len(holding.rows), NOT_WANTED, np.int64)
+def _claim(segment: StoredPairSegment, wanted: list[tuple[bytes, int, int]], free: dict[bytes, int]) -> PairUse:
+    session = np.full(len(segment.rows), NOT_WANTED, np.int64)
     for digest, begin, end in wanted:
         session[begin:end] = free.pop(digest)
-    return PairUse(holding.segment, holding.rows, holding.chunk_rows, session, holding.reason)
+    return PairUse(segment.segment, segment.rows, segment.chunk_rows, session, segment.reason)
 
 
 def _new_segment(spec: PairSpec, snapshot: Snapshot, sessions: Sequence[Session], places: list[int]) -> PairUse:

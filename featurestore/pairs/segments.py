@@ -13,7 +13,7 @@ import numpy as np
 
 from featurestore.errors import ServiceUnavailableError, StoreError
 from featurestore.objects.objects import Objects, open_objects
-from featurestore.pairs.plan import Holding
+from featurestore.pairs.plan import StoredPairSegment
 from featurestore.pairs.rows import DIGESTS, FACTS, PairRows
 from featurestore.pairs.spec import PairSpec
 from featurestore.software import versions
@@ -197,15 +197,15 @@ def reasons_of(rows: PairRows, details: Details) -> np.ndarray[tuple[int], np.dt
     return reason
 
 
-def read_pair_holdings(objects: Objects, spec: PairSpec) -> list[Holding]:
+def read_stored_pair_segments(objects: Objects, spec: PairSpec) -> list[StoredPairSegment]:
     """All pair segments of a spec, complete or begun; what was not even begun properly is left out."""
     path = segments_path(spec.id)
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: _read_holding(objects, f"{path}/{name}", name), objects.names(path))
-        return [holding for holding in found if holding is not None]
+        found = pool.map(lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path))
+        return [segment for segment in found if segment is not None]
 
 
-def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
+def _read_stored_segment(objects: Objects, path: str, name: str) -> StoredPairSegment | None:
     complete = "segment.json" in objects.names(path)
     try:
         rows = PairRows(*(read_array(objects, f"{path}/{field.name}") for field in fields(PairRows)))
@@ -215,7 +215,7 @@ def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
         if complete and "segment.json" in objects.names(path):
             raise
         return None  # interrupted before its facts were written, or removed meanwhile
-    return Holding(name, rows, chunk_rows, reason)
+    return StoredPairSegment(name, rows, chunk_rows, reason)
 
 
 def read_pair_parts(objects: Objects, segment: PairSegment) -> dict[int, PairPart]:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import StoreError
+from featurestore.objects.concurrently import at_once, map_concurrently, put_all
 from featurestore.objects.objects import Objects
-from featurestore.objects.together import at_once, put_all, together
 from featurestore.store.chunks import REPAIR, ArrayLayout, array_objects, read_arrays
 from featurestore.store.gc_notices import require_stored, require_unannounced
 from featurestore.store.write_segments import group_metadata
@@ -149,6 +149,6 @@ def current_basis(objects: Objects, spec_id: str) -> Basis | None:
                 raise
             return None  # it was removed meanwhile
 
-    found = together(objects, read, objects.names(bases_path(spec_id)))
+    found = map_concurrently(objects, read, objects.names(bases_path(spec_id)))
     complete = [basis for basis in found if basis is not None]
     return max(complete, key=lambda basis: (basis.created, basis.id), default=None)

@@ -21,8 +21,8 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from featurestore.errors import StoreError
+from featurestore.objects.concurrently import map_concurrently, put_all
 from featurestore.objects.objects import Objects, ReadBytes, WritableBytes, as_json
-from featurestore.objects.together import put_all, together
 
 CRC_BYTES = 4
 
@@ -255,7 +255,7 @@ def read_arrays(objects: Objects, paths: Sequence[str]) -> list[Array]:
     Raises:
         StoreError: when something of them is missing or damaged.
     """
-    layouts = together(objects, lambda path: read_layout(objects, path), paths)
+    layouts = map_concurrently(objects, lambda path: read_layout(objects, path), paths)
     arrays = [np.empty(layout.shape, layout.dtype.newbyteorder("=")) for layout in layouts]
 
     def read(place: tuple[int, int]) -> None:
@@ -263,5 +263,7 @@ def read_arrays(objects: Objects, paths: Sequence[str]) -> list[Array]:
         part = layouts[which].rows(chunk)
         arrays[which][part.start : part.stop] = read_chunk(objects, paths[which], layouts[which], chunk)
 
-    together(objects, read, ((which, chunk) for which, layout in enumerate(layouts) for chunk in range(layout.n_chunks)))
+    map_concurrently(
+        objects, read, ((which, chunk) for which, layout in enumerate(layouts) for chunk in range(layout.n_chunks))
+    )
     return arrays

@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
+from featurestore.objects.concurrently import get_all
 from featurestore.objects.objects import Objects
-from featurestore.objects.together import get_all
 
 NOTICES = "removals"
 RECORDS = "removed"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from featurestore.objects.concurrently import at_once, get_all
 from featurestore.objects.objects import Objects
-from featurestore.objects.together import at_once, get_all
 from featurestore.store.bases import bases_path
 from featurestore.store.gc_notices import gone, require_unannounced
 from featurestore.store.manifest import Manifest

@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from featurestore.errors import StoreError
+from featurestore.objects.concurrently import at_once, get_all, map_concurrently
 from featurestore.objects.objects import Objects
-from featurestore.objects.together import at_once, get_all, together
 from featurestore.store.chunks import read_arrays, read_layout
-from featurestore.store.rows import Holding, RowFacts, chunk_rows
+from featurestore.store.rows import RowFacts, StoredSegment, chunk_rows
 from featurestore.store.segments import (
     COMPUTED,
     REASON,
@@ -79,11 +79,11 @@ def read_rejected(marker: dict[str, Any]) -> RejectedRows:
     return rejected_from_json(marker["rejected"])
 
 
-def read_holdings(objects: Objects, spec: FeatureSpec) -> list[Holding]:
+def read_stored_segments(objects: Objects, spec: FeatureSpec) -> list[StoredSegment]:
     """All segments of a spec, complete or begun; what was not even begun properly is left out."""
     path = segments_path(spec.id)
-    found = together(objects, lambda name: _read_holding(objects, f"{path}/{name}", name), objects.names(path))
-    return [holding for holding in found if holding is not None]
+    found = map_concurrently(objects, lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path))
+    return [segment for segment in found if segment is not None]
 
 
 def read_parts(objects: Objects, segment: Segment) -> dict[int, Part]:
@@ -106,7 +106,7 @@ def _usable(parts: dict[int, Part], segment: Segment) -> dict[int, Part]:
     return {chunk: part for chunk, part in parts.items() if chunk < segment.n_chunks and part.crc32c.keys() >= {*COMPUTED}}
 
 
-def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
+def _read_stored_segment(objects: Objects, path: str, name: str) -> StoredSegment | None:
     complete = get_all(objects, [f"{path}/segment.json"]) != [None]
     names = [field.name for field in fields(RowFacts)]
     try:
@@ -115,4 +115,4 @@ def _read_holding(objects: Objects, path: str, name: str) -> Holding | None:
         if complete and "segment.json" in objects.names(path):
             raise
         return None  # interrupted before its facts were written, or removed meanwhile
-    return Holding(name, RowFacts(*columns[: len(names)]), columns[-1] if complete else None)
+    return StoredSegment(name, RowFacts(*columns[: len(names)]), columns[-1] if complete else None)

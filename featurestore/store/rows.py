@@ -66,7 +66,7 @@ def chunk_rows(n_rows: int) -> int:
 
 
 @dataclass(frozen=True)
-class Holding:
+class StoredSegment:
     """A segment that the store holds.
 
     Attributes:

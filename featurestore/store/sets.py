@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import HeimdallError, StoreError, UsageError
+from featurestore.objects.concurrently import at_once, map_concurrently, put_all
 from featurestore.objects.objects import Objects, as_json
-from featurestore.objects.together import at_once, put_all, together
 from featurestore.source.receivers import Receivers, receivers_json
 from featurestore.source.snapshot import NO_TIMESTAMP
 from featurestore.store.chunks import ArrayLayout, array_objects
@@ -176,7 +176,7 @@ def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
             return error
 
     versions = objects.names("sets")
-    for version, found in zip(versions, together(objects, read, versions), strict=True):
+    for version, found in zip(versions, map_concurrently(objects, read, versions), strict=True):
         if isinstance(found, Manifest):
             manifests.append(found)
         elif isinstance(found, StoreError):  # else its build was never finished

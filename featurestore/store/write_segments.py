@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import StoreError
+from featurestore.objects.concurrently import at_once, get_all, put_all
 from featurestore.objects.objects import Objects, as_json
-from featurestore.objects.together import at_once, get_all, put_all
 from featurestore.software import versions
 from featurestore.store.chunks import KeyAndBytes, array_objects
 from featurestore.store.gc_notices import gone, require_stored, require_unannounced

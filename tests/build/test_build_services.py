@@ -346,7 +346,7 @@ def test_settings_come_from_the_usual_variables(corpus: Corpus, services: Any) -
     environment |= {"HEIMDALL_BUILD_FEATURES_RAW": str(corpus.raw), "HEIMDALL_BUILD_FEATURES_STORE": str(corpus.store)}
     root = Path(__file__).resolve().parents[2]
     arguments = [sys.executable, str(root / "cli.py"), "build-features", *SPEC_OPTIONS, "--json"]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 12
     assert "compute tensors: 12/12 rows" in done.stderr  # plain lines, since this is no terminal

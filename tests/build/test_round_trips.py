@@ -14,8 +14,8 @@ from faults.tally import Tally
 from faults.world import port_of, s3_at
 
 from featurestore.care.verify.verify import verify
+from featurestore.objects.concurrently import at_once, get_all, map_concurrently, put_all
 from featurestore.objects.objects import Location, open_objects
-from featurestore.objects.together import at_once, get_all, put_all, together
 from featurestore.services import Running
 from featurestore.tensor.spec import SplitSpec
 
@@ -71,7 +71,7 @@ def test_the_first_error_is_raised_when_all_that_was_begun_has_ended(
         return number
 
     with pytest.raises(KeyError, match="1"):
-        together(objects, step, range(4))
+        map_concurrently(objects, step, range(4))
     assert 0 in ended
-    assert together(objects, step, range(0, 100, 2)) == list(range(0, 100, 2))
+    assert map_concurrently(objects, step, range(0, 100, 2)) == list(range(0, 100, 2))
     assert at_once(objects, lambda: 1, lambda: "two") == (1, "two")

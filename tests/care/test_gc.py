@@ -136,7 +136,7 @@ def test_what_is_kept_stays_as_it_is_and_the_rest_goes(grown: Grown) -> None:
     check_lean(corpus)
     after = kept(corpus)
     assert after == {name: before[name] for name in after}
-    assert sum(len(item.things.objects) for item in report.removed) == len(before) - len(after)
+    assert sum(len(item.group.objects) for item in report.removed) == len(before) - len(after)
     assert report.n_bytes == sum(len(before[name]) for name in before.keys() - after.keys())
     kinds = [item.kind for item in report.removed]
     assert kinds == ["set"] * 3 + ["segment", "basis"]

@@ -345,7 +345,7 @@ def test_of_two_exports_of_one_number_at_the_same_time_one_wins(s3: str, checkpo
         subprocess.Popen([*arguments, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=200) for process in running]
+    said = [process.communicate(timeout=600) for process in running]
     codes = [process.returncode for process in running]
     assert sorted(codes) == [0, 2], said
     _, error = said[codes.index(2)]

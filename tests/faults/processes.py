@@ -24,7 +24,7 @@ from featurestore.store.sets import list_sets, read_pointer
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
 POLL_S = 0.002
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ PAUSE_S = 0.02
 RANDOM_KILLS = 2
 """Per round."""
 
-GONE_S = 60.0
+GONE_S = 180.0
 """Workers of a driver that was killed may take so long to end."""
 
 

@@ -55,7 +55,7 @@ def family(pid: int) -> list[psutil.Process]:
     return children
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 600) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -320,7 +320,7 @@ def test_up_prints_shell_lines_and_ends_when_told(tmp_path: Path, number: signal
         lines = [process.stdout.readline() for _ in range(6)]
         processes = family(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
     assert process.returncode == 0
     assert none_left(processes)
     values = dict(shlex.split(line)[1].split("=", 1) for line in lines)
@@ -335,7 +335,7 @@ def test_nothing_survives_a_killed_parent(tmp_path: Path) -> None:
         processes = family(process.pid)
         assert len(processes) > 4
         process.kill()
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
     wait_until(lambda: none_left(processes))
     with running(tmp_path) as services:  # and the data is sound
         assert services.environment.items() <= variables.items()

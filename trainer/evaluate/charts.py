@@ -32,7 +32,7 @@ def cdf_figure(curves: Mapping[str, Float64]) -> Chart:
     """How many rows err how little: errors in metres by name, of up to three."""
     median_km = {name: float(np.median(errors)) / 1000 for name, errors in curves.items()}
     drawn = [(name, errors, _tab(colour)) for (name, errors), colour in zip(curves.items(), COLOURS, strict=False)]
-    told = ", ".join(f"{name} {value:.3g} km" for name, value in median_km.items())
+    description = ", ".join(f"{name} {value:.3g} km" for name, value in median_km.items())
 
     def draw(figure: Figure) -> None:
         plots.draw_cdf(figure.subplots(), drawn)
@@ -41,7 +41,7 @@ def cdf_figure(curves: Mapping[str, Float64]) -> Chart:
         Key(_key(colour), f"{name}: median {value:.3g} km")
         for (name, value), colour in zip(median_km.items(), COLOURS, strict=False)
     ]
-    return Chart("Distribution of errors", to_svg(draw, f"Distribution of errors; medians: {told}", HEIGHT), "", keys)
+    return Chart("Distribution of errors", to_svg(draw, f"Distribution of errors; medians: {description}", HEIGHT), "", keys)
 
 
 def calibration_figures(predictions: Predictions) -> dict[str, Chart]:
@@ -132,13 +132,13 @@ def group_figure(title: str, errors: Sequence[tuple[str, str, Float64]], groups:
         axis.set_xlabel("error, km")
         axis.grid(axis="x", alpha=0.5, linewidth=0.6)
 
-    told = "; ".join(
+    description = "; ".join(
         f"{name}: " + ", ".join(f"{who} median {np.median(values[rows]) / 1000:.3g} km" for who, _, values in errors)
         for name, rows in shown
     )
     keys = [Key(_key(colour), name) for name, colour, _ in errors] if len(errors) > 1 else []
     how = f"Dot: median; bar: half of the rows; line: 5% to 95%. {caption}{left_out}".strip()
-    return Chart(title, to_svg(draw, f"{title}: {told}", 70 + (22 + 10 * len(errors)) * len(shown)), how, keys)
+    return Chart(title, to_svg(draw, f"{title}: {description}", 70 + (22 + 10 * len(errors)) * len(shown)), how, keys)
 
 
 CASE = ("capture", "receiver", "SNR, dB", "true position")
@@ -148,8 +148,8 @@ CASE = ("capture", "receiver", "SNR, dB", "true position")
 def case_cells(predictions: Predictions, capture: npt.NDArray[np.int64], place: int) -> tuple[str, ...]:
     """What is in the columns of `CASE`."""
     snr = predictions.snr_db[place]
-    told = f"{snr:.1f}" if np.isfinite(snr) else "unknown"
-    return str(capture[place]), str(predictions.websdr_id[place]), told, in_degrees(predictions.position_true[place])
+    snr_text = f"{snr:.1f}" if np.isfinite(snr) else "unknown"
+    return str(capture[place]), str(predictions.websdr_id[place]), snr_text, in_degrees(predictions.position_true[place])
 
 
 def in_degrees(position: Float64) -> str:

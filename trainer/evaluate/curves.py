@@ -170,5 +170,5 @@ def _draw(found: Run, title: str, unit: str, curves: Sequence[Curve], epoch: int
         axis.grid(alpha=0.5, linewidth=0.6)
 
     last = {curve.name: max(found.metrics[curve.metric].items())[1] / curve.unit for curve in curves}
-    told = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
-    return to_svg(draw, f"{title} by epoch, {unit}; in the last epoch: {told}", HEIGHT)
+    description = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+    return to_svg(draw, f"{title} by epoch, {unit}; in the last epoch: {description}", HEIGHT)

@@ -82,13 +82,13 @@ def _cards(found: SessionEvaluation) -> Iterable[Card]:
 
 def _by_receivers(found: SessionEvaluation) -> dict[str, Any]:
     groups = found.metrics["by_receivers_present"]
-    told = ", ".join(f"{name} {group['error_mean_m'] / 1000:.3g} km" for name, group in groups.items())
+    description = ", ".join(f"{name} {group['error_mean_m'] / 1000:.3g} km" for name, group in groups.items())
 
     def draw(drawn: Figure) -> None:
         draw_by_receivers(drawn.subplots(), found)
 
     header, *rows = by_session_group("receivers present", groups)
-    picture = to_svg(draw, f"Mean error by receivers present: {told}", HEIGHT)
+    picture = to_svg(draw, f"Mean error by receivers present: {description}", HEIGHT)
     caption = "Each session is located from random subsets of its captures; a subset holds the smaller ones."
     return {
         "chart": Chart("Error by receivers present", picture, caption),
@@ -110,9 +110,9 @@ def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Post
     def draw(drawn: Figure) -> None:
         draw_posterior(drawn.subplots(), found, number, posterior)
 
-    told = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
+    description = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
     caption = f"Session {session[:8]}…: {area:,.0f} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
-    return Chart(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, told, HEIGHT), caption, POSTERIOR_KEYS)
+    return Chart(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, description, HEIGHT), caption, POSTERIOR_KEYS)
 
 
 def _maps(found: SessionEvaluation) -> dict[str, Any] | None:

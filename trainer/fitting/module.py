@@ -128,12 +128,12 @@ class LocalizationModule(StepModule[Batch]):
         if n_rows < self._full_batch:
             features = functional.pad(features, (0, 0) * (features.ndim - 1) + (0, self._full_batch - n_rows))
         outputs = self._outputs(features)[:n_rows].float()
-        self.keep(batch.row, outputs.clone() if self._full_batch else outputs)
+        self.collect(batch.row, outputs.clone() if self._full_batch else outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, in metres, by every rank from all ranks' rows; and means of the epoch before it."""
         self.log_means()
-        row, outputs = self.kept()
+        row, outputs = self.gather_collected()
         row, outputs = row[row != PADDING], outputs[row != PADDING]  # of the last batch of a rank
         loss = localization_loss(outputs, self.targets.cpu()[row], LossSpec())
         self.log("val/loss", loss.mean, sync_dist=True)

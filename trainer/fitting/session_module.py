@@ -62,12 +62,12 @@ class SessionLabels:
             UsageError: when no receiver is left.
         """
         heard = np.unique(self.train.receiver[self.train.present])
-        kept = np.setdiff1d(heard, spec.exclude_receivers)
-        if not len(kept):
+        remaining = np.setdiff1d(heard, spec.exclude_receivers)
+        if not len(remaining):
             raise UsageError(
                 f"--exclude-receiver leaves none of the set's receivers {', '.join(map(str, heard.tolist()))}; keep one or more"
             )
-        return SessionPlace.around(region, self.train.position, kept, self.receivers.positions_of(kept), spec.grid_km)
+        return SessionPlace.around(region, self.train.position, remaining, self.receivers.positions_of(remaining), spec.grid_km)
 
 
 class SessionModule(StepModule[SessionBatch]):
@@ -184,9 +184,9 @@ class SessionModule(StepModule[SessionBatch]):
         """Receiver dropout: each capture is hidden with the spec's probability, but never all of a session."""
         assert self.spec.session is not None
         key = torch.rand(present.shape, device=present.device)
-        kept = present & (key >= self.spec.session.receiver_dropout)
+        remaining = present & (key >= self.spec.session.receiver_dropout)
         best = torch.where(present, key, -1.0).argmax(dim=1, keepdim=True)
-        return kept | (present & (torch.arange(present.shape[1], device=present.device) == best))
+        return remaining | (present & (torch.arange(present.shape[1], device=present.device) == best))
 
     def on_validation_epoch_start(self) -> None:
         """Fit the maps to what the reader reads now."""

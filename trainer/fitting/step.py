@@ -52,7 +52,7 @@ class StepModule(lightning.LightningModule, Generic[B]):
         self._optimizer_spec = optimizer
         self._seed = seed
         self._steps = StepLog(version)
-        self._kept: list[tuple[Tensor, ...]] = []
+        self._collected: list[tuple[Tensor, ...]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As in `nn.Module`, which looks for parameters in whatever is set; Lightning sets this name 44 times a step."""
@@ -102,14 +102,14 @@ class StepModule(lightning.LightningModule, Generic[B]):
                 group["fused"] = fused or None
         self._steps.resume(StepSums(*checkpoint["epoch_sums"].tolist()))
 
-    def keep(self, *outputs: Tensor) -> None:
+    def collect(self, *outputs: Tensor) -> None:
         """Keep what a validation step gave, on the device; tensors (b, …) of as many rows each, in memory of their own."""
-        self._kept.append(outputs)
+        self._collected.append(outputs)
 
-    def kept(self) -> Sequence[Tensor]:
+    def gather_collected(self) -> Sequence[Tensor]:
         """All that was kept since the last time, of all ranks, one after the other, on the host."""
-        mine = [torch.cat(parts).cpu() for parts in zip(*self._kept, strict=True)]
-        self._kept = []
+        mine = [torch.cat(parts).cpu() for parts in zip(*self._collected, strict=True)]
+        self._collected = []
         shares = self.of_all_ranks(mine)
         return mine if len(shares) == 1 else [torch.cat(parts) for parts in zip(*shares, strict=True)]
 

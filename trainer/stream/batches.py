@@ -1,10 +1,23 @@
 """Batches of a feature set, ready before they are asked for: chunks are fetched ahead by threads, checked, and gathered.
 
-Three parties work at the same time. A few threads fetch whole chunks and compare their checksums; one thread gathers the
-rows of a batch, chunk by chunk, into a buffer that is used again and again, and queues its copy to the device, if there is
-one; the consumer trains on the batch before. Memory is reused because fresh memory is what costs most: it is faulted in page
-by page, at a third of the speed of the copy itself. No process is forked: that deadlocks once obstore or zarr has started its
-threads.
+Three parties work at the same time:
+
+    fetch-chunks (StreamOptions.threads)    gather-batches (1)                  consumer (the training loop)
+    ------------------------------------    --------------------------------    ----------------------------
+    GET a chunk, compare its checksum       ChunkStream: wait for the chunks
+              |                             of the next plan
+              +--- Future of each chunk --> wait for a permit   <-- _permits -- next_batch(): allow one more,
+                                            gather rows into a buffer of the    then wait for a batch
+                                            BufferPool (gather-half helps)
+                                            queue the copy to the device
+                                            ReadyBatch          --- _ready ---> wait_event(copied): the device
+                                                                                waits for the copy, then trains
+
+`_permits` bounds what is gathered ahead: `PREFETCH_DEPTH` permits to begin with, one more with each request. `ChunkStream`
+bounds what is fetched ahead. Buffers are reused, because fresh memory is what costs most: it is faulted in page by page, at
+a third of the speed of the copy itself. No process is forked: that deadlocks once obstore or zarr has started its threads.
+
+Longer than 300 lines, because the diagram, the batches and the threads that make them are read together.
 """
 
 from __future__ import annotations
@@ -23,12 +36,12 @@ import numpy.typing as npt
 import torch
 
 from featurestore.errors import UsageError
+from trainer.stream.buffer_pool import BufferPool
 from trainer.stream.chunk_table import Index
-from trainer.stream.device import DeviceRows, Done, Lane
+from trainer.stream.device import CopyEvent, CopyStream, DeviceRows
 from trainer.stream.options import StreamOptions
 from trainer.stream.order import BatchPlan, EpochOrder, OrderSpec
-from trainer.stream.prefetch import READY, ChunkStream, StreamStats
-from trainer.stream.ring import Ring
+from trainer.stream.prefetch import PREFETCH_DEPTH, ChunkStream, StreamStats
 from trainer.stream.session_order import SessionPlan
 from trainer.stream.source import ChunkSource, Tensors
 
@@ -87,17 +100,30 @@ class SessionBatch(Batch):
         return replace(self, features=self.features.clone())
 
 
-Ready = tuple[Batch, int, Done]
-"""A batch, its rows without padding, and what says that it has arrived."""
-Assemble = Callable[[BatchPlan, list[Tensors], int], Ready]
-"""Takes the number of the batch, too, counted over all epochs."""
+@dataclass(frozen=True)
+class ReadyBatch:
+    """A batch on its way to the consumer.
+
+    Attributes:
+        batch: the batch itself, on the device.
+        n_rows: its rows; padding does not count.
+        copied: the event behind its copy to the device.
+    """
+
+    batch: Batch
+    n_rows: int
+    copied: CopyEvent
+
+
+Assemble = Callable[[BatchPlan, list[Tensors], int], ReadyBatch]
+"""Makes a batch of a plan, its chunks and the batch's number, which counts over all epochs."""
 
 
 class BatchStream:
-    """Whole batches of a set, in a given order, gathered ahead of use into a ring of buffers.
+    """Whole batches of a set, in a given order, gathered ahead of use into a pool of buffers.
 
     On a CPU the features of a batch are valid until `n_buffers` more batches have been asked for, also across epochs: with 4, a
-    batch and the three after it can be in use together. `Batch.copy` gets one out of the ring. On a GPU each batch has memory
+    batch and the three after it can be in use together. `Batch.copy` gets one out of the pool. On a GPU each batch has memory
     of its own; its copy runs while the consumer computes, and what the consumer queues waits for it by itself.
 
     Args:
@@ -123,9 +149,9 @@ class BatchStream:
         self._source = source
         self._options = options
         self._shape = (n_places, *source.tensor_shape)
-        self._lane = Lane(device)
+        self._copy_stream = CopyStream(device)
         self._resident = resident
-        self._ring: Ring | None = None
+        self._buffers: BufferPool | None = None
         self._delivered = 0
         self._epoch: _Epoch | None = None
         self._prepared: tuple[OrderSpec, _Epoch, weakref.finalize[..., BatchStream]] | None = None
@@ -149,14 +175,13 @@ class BatchStream:
         try:
             for _ in range(start_batch, order.n_batches):
                 asked = perf_counter()
-                batch, n_rows, done = epoch.next_batch()
-                if done is not None:
-                    self._lane.hand_over(done, *batch.tensors())
+                ready = epoch.next_batch()
+                self._copy_stream.wait_event(ready.copied, *ready.batch.tensors())
                 stats.waited_s += perf_counter() - asked
                 stats.batches += 1
-                stats.rows += n_rows
+                stats.rows += ready.n_rows
                 self._delivered += 1
-                yield batch
+                yield ready.batch
                 stats.seconds = perf_counter() - began
         finally:
             stats.seconds = perf_counter() - began
@@ -201,22 +226,29 @@ class BatchStream:
 
     def _assembly(self, second: Executor) -> Assemble:
         """What makes batches of plans for one epoch; called by its thread, with a second one to help."""
-        if self._ring is None and self._resident is None:
-            self._ring = Ring(self._shape, self._options.n_buffers + READY, self._lane)
-        position, ring, resident, lane = self._source.feature_set.labels.position, self._ring, self._resident, self._lane
+        if self._buffers is None and self._resident is None:
+            self._buffers = BufferPool(self._shape, self._options.n_buffers + PREFETCH_DEPTH, self._copy_stream)
+        position, buffers, resident, copy_stream = (
+            self._source.feature_set.labels.position,
+            self._buffers,
+            self._resident,
+            self._copy_stream,
+        )
 
-        def assemble(plan: BatchPlan, chunks: list[Tensors], number: int) -> Ready:
-            with lane.use():
+        def assemble(plan: BatchPlan, chunks: list[Tensors], number: int) -> ReadyBatch:
+            with copy_stream.use():
                 if resident is not None:
-                    features = resident.gather(plan, lane)
-                elif ring is not None:
-                    features = ring.gather(plan, chunks, number, second)
+                    features = resident.gather(plan, copy_stream)
+                elif buffers is not None:
+                    features = buffers.gather(plan, chunks, number, second)
                 if isinstance(plan, SessionPlan):
-                    batch: Batch = _session_batch(plan, features, lane, position)
+                    batch: Batch = _session_batch(plan, features, copy_stream, position)
                 else:
-                    batch = Batch(features, _positions(plan, plan.rows, position), lane.bring(torch.from_numpy(plan.rows)))
-                done = lane.mark()
-            return batch, len(plan.rows) if plan.chunks else 0, done
+                    batch = Batch(
+                        features, _positions(plan, plan.rows, position), copy_stream.to_device(torch.from_numpy(plan.rows))
+                    )
+                copied = copy_stream.record_event()
+            return ReadyBatch(batch, len(plan.rows) if plan.chunks else 0, copied)
 
         return assemble
 
@@ -226,10 +258,12 @@ def _positions(plan: BatchPlan, rows: Index, position: npt.NDArray[np.float64]) 
     return torch.from_numpy(position[rows] if plan.chunks else np.full((len(rows), 2), math.nan))
 
 
-def _session_batch(plan: SessionPlan, features: torch.Tensor, lane: Lane, position: npt.NDArray[np.float64]) -> SessionBatch:
+def _session_batch(
+    plan: SessionPlan, features: torch.Tensor, copy_stream: CopyStream, position: npt.NDArray[np.float64]
+) -> SessionBatch:
     shape = len(plan.session), plan.width
     row, receiver = plan.places.reshape(shape), plan.receiver.reshape(shape)
-    at_device = [lane.bring(torch.from_numpy(part)) for part in (row, receiver, row >= 0, plan.session)]
+    at_device = [copy_stream.to_device(torch.from_numpy(part)) for part in (row, receiver, row >= 0, plan.session)]
     where = _positions(plan, row[:, 0], position)  # of the first row of each session
     return SessionBatch(features.view(*shape, *features.shape[1:]), where, *at_device)
 
@@ -250,8 +284,9 @@ class _Epoch:
         self._start_batch = start_batch
         self._fetching, self._gathering = pools
         self._assemble = assemble
-        self._ready: SimpleQueue[Ready | Exception | None] = SimpleQueue()
-        self._asked: SimpleQueue[None] = SimpleQueue()  # a semaphore, of the quick kind
+        self._ready: SimpleQueue[ReadyBatch | Exception | None] = SimpleQueue()
+        # A semaphore: one item is the permit to gather one batch. SimpleQueue is C, threading.Semaphore Python.
+        self._permits: SimpleQueue[None] = SimpleQueue()
         self._first_number = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="gather-batches", daemon=True)
@@ -260,18 +295,18 @@ class _Epoch:
     def begin(self, number: int) -> None:
         """Let batches be gathered; the first one has this number. Before, chunks are fetched, and no more."""
         self._first_number = number  # what was gathered last time and not handed over is overwritten
-        for _ in range(READY):
-            self._asked.put(None)
+        for _ in range(PREFETCH_DEPTH):
+            self._permits.put(None)
 
-    def next_batch(self) -> Ready:
-        """The next batch, when it is ready; gives leave to gather one more."""
-        self._asked.put(None)
-        found = None if self._closed else self._ready.get()
-        if found is None:
+    def next_batch(self) -> ReadyBatch:
+        """The next batch, when it is ready; permits one more to be gathered."""
+        self._permits.put(None)
+        ready = None if self._closed else self._ready.get()
+        if ready is None:
             raise UsageError("this epoch was closed, or another one begun; go on with the new iterator")
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(ready, Exception):
+            raise ready
+        return ready
 
     def close(self) -> None:
         """End the threads; reads that are under way are waited for."""
@@ -279,7 +314,7 @@ class _Epoch:
             return
         self._closed = True
         self._ready.put(None)  # for one that waits in another thread
-        self._asked.put(None)
+        self._permits.put(None)
         self._fetching.shutdown(wait=True, cancel_futures=True)
         self._thread.join()
         self._gathering.shutdown()
@@ -288,7 +323,7 @@ class _Epoch:
     def _run(self) -> None:
         try:
             for number, (plan, chunks) in enumerate(self._chunks.from_batch(self._start_batch)):
-                self._asked.get()
+                self._permits.get()
                 if self._closed:
                     return
                 self._ready.put(self._assemble(plan, chunks, self._first_number + number))

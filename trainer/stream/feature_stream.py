@@ -16,7 +16,7 @@ from featurestore.store.sets import LATEST
 from featurestore.store.split import Split
 from trainer.stream.batches import CPU, Batch, BatchStream
 from trainer.stream.chunk_table import ChunkTable
-from trainer.stream.device import DeviceRoom, DeviceRows, check_cache
+from trainer.stream.device import DeviceMemoryBudget, DeviceRows, check_cache
 from trainer.stream.options import StreamOptions
 from trainer.stream.order import EpochOrder, OrderSpec
 from trainer.stream.prefetch import StreamStats
@@ -99,7 +99,7 @@ class FeatureStream:
         self._spec(0)  # says early what is out of range
         check_cache(self._stream_options.cache, device)
         self._source = ChunkSource(feature_set, self._stream_options)
-        self._room = DeviceRoom(device)
+        self._budget = DeviceMemoryBudget(device)
         self._tables: dict[Split, ChunkTable] = {}
         self._sessions: dict[Split, Sessions] = {}
         self._resident: dict[Split, DeviceRows | None] = {}
@@ -240,7 +240,7 @@ class FeatureStream:
         """One for training and one for evaluation: their batches may be in use at the same time."""
         if (split, drawn) not in self._streams:
             if split not in self._resident:
-                self._resident[split] = self._keep(split)
+                self._resident[split] = self._to_cache(split)
             per_line = self.sessions(split).largest if self.options.by == "session" else 1
             n_places = self.options.batch_size * max(1, per_line)
             self._streams[split, drawn] = BatchStream(
@@ -248,13 +248,13 @@ class FeatureStream:
             )
         return self._streams[split, drawn]
 
-    def _keep(self, split: Split) -> DeviceRows | None:
+    def _to_cache(self, split: Split) -> DeviceRows | None:
         """Decide where a split's rows stay after they were read: on the device, in memory, or nowhere."""
         table, mode = self._table(split), self._stream_options.cache
         if mode in ("gpu", "auto"):
-            rows = self._room.take(table, self._source.tensor_shape, always=mode == "gpu")
+            rows = self._budget.allocate(table, self._source.tensor_shape, always=mode == "gpu")
             if rows is not None:
                 return rows
         if mode in ("ram", "auto"):
-            self._source.keep(table, always=mode == "ram")
+            self._source.cache(table, always=mode == "ram")
         return None

@@ -11,8 +11,8 @@ from trainer.stream.device import DeviceRows
 from trainer.stream.order import BatchPlan, EpochOrder
 from trainer.stream.source import ChunkSource, Fetched, Key, Tensors
 
-READY = 2
-"""Batches that are gathered before they are asked for."""
+PREFETCH_DEPTH = 2
+"""Batches that are gathered before they are requested."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class ChunkStream:
         order: of the epoch.
         pool: threads that fetch.
         threads: how many they are.
-        stats: to be kept.
+        stats: of the epoch; updated here.
         resident: where the split's rows stay on a device; chunks go there when they have been read.
     """
 
@@ -86,7 +86,7 @@ class ChunkStream:
         planned: deque[BatchPlan] = deque()
         while True:
             # At least the next batch is under way, however many chunks a batch needs.
-            while coming and (len(planned) < READY or len(self._held.keys() | coming.chunks) <= self._limit):
+            while coming and (len(planned) < PREFETCH_DEPTH or len(self._held.keys() | coming.chunks) <= self._limit):
                 for index in coming.chunks:
                     if index not in self._held:
                         self._held[index] = self._request(index)
@@ -95,17 +95,17 @@ class ChunkStream:
             if not planned:
                 return
             plan = planned.popleft()
-            found = [self._wait(index) for index in plan.chunks]
-            yield plan, [chunk.rows for chunk in found if chunk is not None and self._resident is None]
+            fetched = [self._wait(index) for index in plan.chunks]
+            yield plan, [chunk.rows for chunk in fetched if chunk is not None and self._resident is None]
             for index in plan.finished:
                 if any(index in later.chunks for later in planned):
                     continue  # another arc of sessions needs it, too, and will say when it is done
                 held = self._held.pop(index)
                 if isinstance(held, Fetched):
-                    self._source.give_back(self._key(index), held)
+                    self._source.release(self._key(index), held)
 
     def close(self) -> None:
-        """Let the chunks go."""
+        """Drop the chunks."""
         self._held.clear()
 
     def _key(self, index: int) -> Key:
@@ -114,10 +114,10 @@ class ChunkStream:
 
     def _request(self, index: int) -> Fetched | Future[Fetched] | None:
         key = self._key(index)
-        kept = self._source.kept(key)
-        if kept is not None or (self._resident is not None and self._resident.has(index)):
+        cached = self._source.cached(key)
+        if cached is not None or (self._resident is not None and self._resident.has(index)):
             self._stats.cache_hits += 1
-            return kept
+            return cached
         return self._pool.submit(self._fetch, index)
 
     def _fetch(self, index: int) -> Fetched:

@@ -93,9 +93,9 @@ class ChunkSource:
         self._array = features_name(basis)
         self._layouts: list[ArrayLayout] = [segment.features(basis) for segment in self.segments]
         self._crcs = [feature_set.checksums(segment) for segment in self.segments]
-        self._room_bytes = options.cache_bytes if options.cache_bytes is not None else free_memory_bytes() // 2
-        self._keep: set[Key] = set()
-        self._kept: dict[Key, Fetched] = {}
+        self._budget_bytes = options.cache_bytes if options.cache_bytes is not None else free_memory_bytes() // 2
+        self._to_cache: set[Key] = set()
+        self._cache: dict[Key, Fetched] = {}
         self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
 
     @property
@@ -108,19 +108,19 @@ class ChunkSource:
         sizes = [(segment.n_rows, segment.chunk_rows) for segment in self.segments]
         return ChunkTable.of(sizes, self.feature_set.labels.split, wanted)
 
-    def keep(self, table: ChunkTable, *, always: bool) -> bool:
+    def cache(self, table: ChunkTable, *, always: bool) -> bool:
         """Keep the chunks of a table in memory from their first use on, if they fit, or always; returns whether it will."""
-        keys = set(zip(table.segment.tolist(), table.chunk.tolist(), strict=True)) - self._keep
+        keys = set(zip(table.segment.tolist(), table.chunk.tolist(), strict=True)) - self._to_cache
         n_bytes = sum(self._layouts[segment].chunk_bytes for segment, _ in keys)
-        if n_bytes > self._room_bytes and not always:
+        if n_bytes > self._budget_bytes and not always:
             return False
-        self._room_bytes -= n_bytes
-        self._keep |= keys
+        self._budget_bytes -= n_bytes
+        self._to_cache |= keys
         return True
 
-    def kept(self, key: Key) -> Fetched | None:
+    def cached(self, key: Key) -> Fetched | None:
         """A chunk, if it is in memory."""
-        return self._kept.get(key)
+        return self._cache.get(key)
 
     def fetch(self, key: Key) -> Fetched:
         """Read a chunk; once more if it is missing or damaged.
@@ -134,7 +134,7 @@ class ChunkSource:
         name = f"{self.segments[segment].path}/{self._array}/{layout.key(chunk)}"
         url, n_bytes, failed = f"{self.feature_set.objects.location}/{name}", 0, ""
         # A local file that need not stay is mapped instead of being read.
-        in_place = self.feature_set.objects.location.is_local and key not in self._keep
+        in_place = self.feature_set.objects.location.is_local and key not in self._to_cache
         memory = None if in_place else self._take(layout.chunk_bytes + CRC_BYTES)
         for again in (False, True):
             try:
@@ -147,14 +147,14 @@ class ChunkSource:
                 failed = str(error)
             else:
                 fetched = Fetched(rows, memory, n_bytes, again)
-                if key in self._keep:
-                    self._kept[key] = fetched
+                if key in self._to_cache:
+                    self._cache[key] = fetched
                 return fetched
         raise ChunkError(failed, url, self._captures(key))
 
-    def give_back(self, key: Key, fetched: Fetched) -> None:
+    def release(self, key: Key, fetched: Fetched) -> None:
         """Say that nobody looks at a chunk any more: its memory is for the next one, unless it is to be kept."""
-        if key not in self._keep and fetched.memory is not None:
+        if key not in self._to_cache and fetched.memory is not None:
             self._free.setdefault(len(fetched.memory), []).append(fetched.memory)
 
     def _read(self, name: str, n_bytes: int, memory: npt.NDArray[np.uint8] | None) -> ReadBytes | memoryview:

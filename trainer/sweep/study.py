@@ -141,7 +141,7 @@ class SharedStudy:
 
         return insist(end, TELL_S, ServiceUnavailableError)
 
-    def give_back(self, trial: optuna.Trial) -> None:
+    def requeue(self, trial: optuna.Trial) -> None:
         """Let a trial that was broken off begin anew, here or elsewhere, unless that has happened already."""
         with self.storage.explained(), self.storage.locked(), suppress(UpdateFinishedTrialError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental

@@ -178,7 +178,7 @@ class _Worker:
                 f"warning: trial {trial.number} was taken for lost, and began again elsewhere; it is left to them"
             )
         except BaseException as error:
-            self._shared.give_back(trial)
+            self._shared.requeue(trial)
             if isinstance(error, InterruptedTrainingError):
                 message = f"interrupted; trial {trial.number} begins anew when the same command goes on with study {study!r}"
                 raise InterruptedTrainingError(message, error.exit_code - 128) from error

@@ -56,8 +56,8 @@ class TrialRun(callbacks.Callback):
         except CONCERN_ALL:
             raise
         except (HeimdallError, torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            # On a CPU, torch has no class of its own for too little memory.
-            if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            known = isinstance(error, HeimdallError | torch.OutOfMemoryError | MemoryError)
+            if not known and "can't allocate memory" not in str(error):  # on a CPU, torch has no class of its own for that
                 raise
             torch.cuda.empty_cache()
             self.value, self.reason = None, first_line(error)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 
-from featurestore.care.gc.inventory import Things
+from featurestore.care.gc.inventory import ObjectGroup
 from featurestore.errors import UsageError
 from featurestore.store.manifest import Manifest
 
@@ -35,20 +35,20 @@ class Item:
 
     Attributes:
         kind: `set`, `unfinished set`, `segment`, `abandoned segment`, `features`, `notes`, `basis` or `spec`.
-        things: its objects.
+        group: its objects.
         first: those without which it counts for nothing; they go before the others, in this order.
         rows: that it holds; 0 where it holds none, or nobody knows.
     """
 
     kind: str
-    things: Things
+    group: ObjectGroup
     first: tuple[str, ...]
     rows: int = 0
 
     @property
     def path(self) -> str:
         """Its prefix in the store."""
-        return self.things.path
+        return self.group.path
 
     @property
     def around(self) -> str:

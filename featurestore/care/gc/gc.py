@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featurestore.care.gc.garbage import SET, SPEC, Garbage, Item, Policy
-from featurestore.care.gc.inventory import ID, Inventory, Things, sort_in
+from featurestore.care.gc.inventory import ID, Inventory, ObjectGroup, sort_in
 from featurestore.care.gc.retention import find_garbage, names_of, read_manifests
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress, Silent
@@ -49,7 +49,7 @@ class GcReport:
     @property
     def n_bytes(self) -> int:
         """What was freed."""
-        return sum(item.things.n_bytes for item in self.removed)
+        return sum(item.group.n_bytes for item in self.removed)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and `bytes`."""
@@ -58,8 +58,8 @@ class GcReport:
                 "kind": item.kind,
                 "path": item.path,
                 "rows": item.rows,
-                "objects": len(item.things.objects),
-                "bytes": item.things.n_bytes,
+                "objects": len(item.group.objects),
+                "bytes": item.group.n_bytes,
             }
             for item in self.removed
         ]
@@ -81,7 +81,7 @@ class GcReport:
         verb = "would remove" if self.dry_run else "removed"
         for item in self.removed:
             rows = f"{item.rows:,} rows, " if item.rows else ""
-            yield f"{verb} {item.kind} {item.path}: {rows}{item.things.n_bytes / 1e6:,.1f} MB"
+            yield f"{verb} {item.kind} {item.path}: {rows}{item.group.n_bytes / 1e6:,.1f} MB"
         for path in self.spared:
             yield f"spared {path}: it was used or written again meanwhile"
         if self.young:
@@ -142,20 +142,20 @@ def sweep(objects: Objects, garbage: Garbage, progress: Progress | None = None) 
         with announce(objects, [item.path for item in garbage.items]) as notice:
             progress.start("look at the sets again", 1, "times")
             used = _used_since(objects, garbage)
-            progress.start("remove", sum(len(item.things.objects) for item in garbage.items), "objects")
+            progress.start("remove", sum(len(item.group.objects) for item in garbage.items), "objects")
             for item in garbage.items:
                 notice.renew()
                 if item.path not in used and _is_unchanged(objects, item):
                     notice.removing(item.path)
                     removed.append(item)
-                    first = [key for key in item.first if key in item.things.objects]
-                    for keys in (first, list(item.things.objects.keys() - {*first})):
+                    first = [key for key in item.first if key in item.group.objects]
+                    for keys in (first, list(item.group.objects.keys() - {*first})):
                         objects.delete(keys)
                         progress.advance(len(keys))
                     continue
                 if item.kind == SET:  # it stays, and with it all that it needs
                     used |= set(paths(garbage.manifests[item.path.removeprefix("sets/")]))
-                progress.advance(len(item.things.objects))
+                progress.advance(len(item.group.objects))
     gone = {item.path for item in removed}
     spared = tuple(item.path for item in garbage.items if item.path not in gone)
     return GcReport(objects.location.url, False, tuple(removed), spared, garbage.kept, garbage.young, garbage.unknown)
@@ -177,6 +177,6 @@ def _is_unchanged(objects: Objects, item: Item) -> bool:
     if item.kind == SPEC:
         return not (inventory.segments or inventory.bases or inventory.unknown)
     kinds = (inventory.sets, inventory.features, inventory.parts, inventory.bases, inventory.segments)
-    found = next((kind[item.path] for kind in kinds if item.path in kind), Things(item.path))
-    known = item.things.objects
+    found = next((kind[item.path] for kind in kinds if item.path in kind), ObjectGroup(item.path))
+    known = item.group.objects
     return all(known.get(key) == info for key, info in found.objects.items())

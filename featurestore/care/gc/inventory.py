@@ -26,7 +26,7 @@ PARTS = re.compile(rf"((specs/{ID}/segments/{ID})/parts)/\d+\.json")
 
 
 @dataclass
-class Things:
+class ObjectGroup:
     """The objects of one thing: a set, a spec, a basis, a segment, one segment's features, or its notes.
 
     Attributes:
@@ -66,12 +66,12 @@ class Inventory:
         unknown: keys that are none of ours.
     """
 
-    sets: dict[str, Things] = field(default_factory=dict)
-    specs: dict[str, Things] = field(default_factory=dict)
-    bases: dict[str, Things] = field(default_factory=dict)
-    segments: dict[str, Things] = field(default_factory=dict)
-    features: dict[str, Things] = field(default_factory=dict)
-    parts: dict[str, Things] = field(default_factory=dict)
+    sets: dict[str, ObjectGroup] = field(default_factory=dict)
+    specs: dict[str, ObjectGroup] = field(default_factory=dict)
+    bases: dict[str, ObjectGroup] = field(default_factory=dict)
+    segments: dict[str, ObjectGroup] = field(default_factory=dict)
+    features: dict[str, ObjectGroup] = field(default_factory=dict)
+    parts: dict[str, ObjectGroup] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
 
     def add(self, info: ObjectInfo) -> None:
@@ -87,11 +87,11 @@ class Inventory:
                 return
         self.unknown.append(info.key)
 
-    def by_spec(self, kind: dict[str, Things]) -> dict[str, list[Things]]:
+    def by_spec(self, kind: dict[str, ObjectGroup]) -> dict[str, list[ObjectGroup]]:
         """Bases or segments of each spec, by the spec's path."""
-        found: dict[str, list[Things]] = defaultdict(list)
-        for path, things in kind.items():
-            found["/".join(path.split("/")[:2])].append(things)
+        found: dict[str, list[ObjectGroup]] = defaultdict(list)
+        for path, group in kind.items():
+            found["/".join(path.split("/")[:2])].append(group)
         return found
 
 
@@ -109,5 +109,5 @@ def sort_in(inventory: Inventory, infos: Iterable[ObjectInfo]) -> None:
         inventory.add(info)
 
 
-def _put(kind: dict[str, Things], path: str, info: ObjectInfo) -> None:
-    kind.setdefault(path, Things(path)).objects[info.key] = info
+def _put(kind: dict[str, ObjectGroup], path: str, info: ObjectInfo) -> None:
+    kind.setdefault(path, ObjectGroup(path)).objects[info.key] = info

@@ -18,7 +18,7 @@ from featurestore.care.gc.garbage import (
     Item,
     Policy,
 )
-from featurestore.care.gc.inventory import Inventory, Things, take_inventory
+from featurestore.care.gc.inventory import Inventory, ObjectGroup, take_inventory
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Objects
 from featurestore.store.bases import bases_path, current_basis
@@ -84,7 +84,7 @@ class _Survey:
         self._inventory: Inventory = take_inventory(objects)
         self._since = datetime.now(UTC) - policy.min_age
         self._young = 0
-        published = [path.removeprefix("sets/") for path, things in self._inventory.sets.items() if things.has("zarr.json")]
+        published = [path.removeprefix("sets/") for path, group in self._inventory.sets.items() if group.has("zarr.json")]
         self._manifests = read_manifests(objects, published)
         self._kept = self._keep_sets(policy)
         self._used = {path for version in self._kept for path in paths(self._manifests[version])}
@@ -111,8 +111,8 @@ class _Survey:
                 kept[version] = ["young"]
         return kept
 
-    def _is_old(self, things: Things) -> bool:
-        old = things.newest <= self._since
+    def _is_old(self, group: ObjectGroup) -> bool:
+        old = group.newest <= self._since
         self._young += not old
         return old
 
@@ -121,17 +121,17 @@ class _Survey:
             if version not in self._kept:
                 path = set_path(version)
                 yield Item(SET, self._inventory.sets[path], (f"{path}/zarr.json",), manifest.counts["rows"])
-        for things in self._inventory.sets.values():
-            if not things.has("zarr.json") and self._is_old(things):
-                yield Item(UNFINISHED_SET, things, ())
+        for group in self._inventory.sets.values():
+            if not group.has("zarr.json") and self._is_old(group):
+                yield Item(UNFINISHED_SET, group, ())
 
     def _segments(self) -> Iterator[Item]:
-        for path, things in self._inventory.segments.items():
-            if path not in self._used and self._is_old(things):
-                kind = SEGMENT if things.has("segment.json") else ABANDONED
+        for path, group in self._inventory.segments.items():
+            if path not in self._used and self._is_old(group):
+                kind = SEGMENT if group.has("segment.json") else ABANDONED
                 # A note promises a chunk to a build that goes on with the segment, so notes go before chunks.
                 notes = self._inventory.parts[path + "/parts"].objects if path + "/parts" in self._inventory.parts else ()
-                yield Item(kind, things, (f"{path}/segment.json", *notes), self._count_rows(path))
+                yield Item(kind, group, (f"{path}/segment.json", *notes), self._count_rows(path))
 
     def _count_rows(self, path: str) -> int:
         try:
@@ -142,27 +142,27 @@ class _Survey:
     def _keep_current_bases(self, gone: set[str]) -> None:
         """Builds of a spec that still has segments go on with its newest basis."""
         for path, segments in self._inventory.by_spec(self._inventory.segments).items():
-            if any(things.path not in gone for things in segments):
+            if any(group.path not in gone for group in segments):
                 spec_id = path.removeprefix("specs/")
                 current = current_basis(self._objects, spec_id)
                 if current is not None:
                     self._used.add(f"{bases_path(spec_id)}/{current.id}")
 
     def _bases(self) -> Iterator[Item]:
-        for path, things in self._inventory.bases.items():
-            if path not in self._used and self._is_old(things):
-                yield Item(BASIS, things, (f"{path}/zarr.json",))
+        for path, group in self._inventory.bases.items():
+            if path not in self._used and self._is_old(group):
+                yield Item(BASIS, group, (f"{path}/zarr.json",))
 
     def _features(self, gone: set[str]) -> Iterator[Item]:
         """Features of bases that are gone, in segments that stay; but for those that a segment was completed with."""
-        for path, things in self._inventory.features.items():
+        for path, group in self._inventory.features.items():
             segment, _, name = path.rpartition("/")
             spec_id = path.split("/")[1]
             basis = f"{bases_path(spec_id)}/{name.removeprefix('features-')}"
             if segment in gone or path in self._used or (basis in self._inventory.bases and basis not in gone):
                 continue
-            if self._is_old(things) and not self._is_inseparable(segment, name):
-                yield Item(FEATURES, things, (f"{path}.json", f"{path}/zarr.json"))
+            if self._is_old(group) and not self._is_inseparable(segment, name):
+                yield Item(FEATURES, group, (f"{path}.json", f"{path}/zarr.json"))
 
     def _is_inseparable(self, segment: str, name: str) -> bool:
         """Whether the marker and the group of a segment list these features, too; both are immutable."""
@@ -174,10 +174,10 @@ class _Survey:
 
     def _notes(self, gone: set[str]) -> Iterator[Item]:
         """Notes that were left in segments that are complete."""
-        for path, things in self._inventory.parts.items():
+        for path, group in self._inventory.parts.items():
             segment = self._inventory.segments[path.removesuffix("/parts")]
-            if segment.path not in gone and segment.has("segment.json") and self._is_old(things):
-                yield Item(NOTES, things, ())
+            if segment.path not in gone and segment.has("segment.json") and self._is_old(group):
+                yield Item(NOTES, group, ())
 
     def _specs(self, gone: set[str]) -> Iterator[Item]:
         """Specs of which nothing is left."""
@@ -186,6 +186,6 @@ class _Survey:
             for path in (*self._inventory.segments, *self._inventory.bases, *self._inventory.unknown)
             if path not in gone
         }
-        for path, things in self._inventory.specs.items():
-            if path not in held and path not in self._used and self._is_old(things):
-                yield Item(SPEC, things, (f"{path}/spec.json",))
+        for path, group in self._inventory.specs.items():
+            if path not in held and path not in self._used and self._is_old(group):
+                yield Item(SPEC, group, (f"{path}/spec.json",))

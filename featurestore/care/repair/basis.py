@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from featurestore.build.chunk_tasks import chunk_moments
+from featurestore.care.repair.context import RepairContext, UnrepairableError
 from featurestore.care.repair.places import Place
-from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.bases import Basis, bases_path, statistics_layout, write_basis_group
 from featurestore.store.chunks import read_array, read_chunk
@@ -32,16 +32,18 @@ class _Origin:
     segments: list[str]
 
 
-def repair_basis(shop: Workshop, place: Place) -> str:
+def repair_basis(context: RepairContext, place: Place) -> str:
     """An object of a basis: a chunk of `mean` or `std`, or its group's `zarr.json`."""
-    name = shop.manifest.basis
-    path = f"{bases_path(shop.spec.id)}/{name}"
-    attributes = None if f"{path}/zarr.json" in shop.damaged else dict(shop.objects.get_json(f"{path}/zarr.json")["attributes"])
+    name = context.manifest.basis
+    path = f"{bases_path(context.spec.id)}/{name}"
+    attributes = (
+        None if f"{path}/zarr.json" in context.damaged else dict(context.objects.get_json(f"{path}/zarr.json")["attributes"])
+    )
     tried = []
-    for origin in _origins(shop, attributes):
+    for origin in _origins(context, attributes):
         tried.append(origin.version)
         try:
-            fitted = _fit(shop, origin)
+            fitted = _fit(context, origin)
         except (StoreError, FileNotFoundError):  # something of that set is damaged, too
             continue
         if fitted.id == name:
@@ -54,17 +56,17 @@ def repair_basis(shop: Workshop, place: Place) -> str:
     source = f"from the train rows of set {origin.version}"
     if place.array:
         values = getattr(fitted, place.array)
-        shop.write_chunk(f"{path}/{place.array}", statistics_layout(shop.spec, place.array), place.chunk, values)
+        context.write_chunk(f"{path}/{place.array}", statistics_layout(context.spec, place.array), place.chunk, values)
         return f"fitted again {source}; the basis's name proves it"
-    write_basis_group(shop.objects, shop.spec, replace(fitted, created=origin.created))
+    write_basis_group(context.objects, context.spec, replace(fitted, created=origin.created))
     return f"written again; where the basis comes from was found by fitting it again {source}, and its time is that set's"
 
 
-def _origins(shop: Workshop, attributes: dict[str, Any] | None) -> Iterator[_Origin]:
+def _origins(context: RepairContext, attributes: dict[str, Any] | None) -> Iterator[_Origin]:
     """Sets that may be the one, the likeliest first: those of the basis's own segments and split, or else of the basis."""
-    manifests, _ = list_sets(shop.objects)
+    manifests, _ = list_sets(context.objects)
     for manifest in sorted(manifests, key=lambda manifest: manifest.created):
-        if manifest.spec == shop.spec.id and _fits(manifest, shop.manifest.basis, attributes):
+        if manifest.spec == context.spec.id and _fits(manifest, context.manifest.basis, attributes):
             segments = [ref.segment for ref in manifest.segments]
             yield _Origin(manifest.version, manifest.created, dict(manifest.split), segments)
 
@@ -76,26 +78,26 @@ def _fits(manifest: Manifest, basis: str, attributes: dict[str, Any] | None) -> 
     return segments == list(attributes["segments"]) and dict(manifest.split) == attributes["split"]
 
 
-def _fit(shop: Workshop, origin: _Origin) -> Basis:
+def _fit(context: RepairContext, origin: _Origin) -> Basis:
     """The basis of the train rows of a set: the same arithmetic in the same order as the build's."""
-    train = read_array(shop.objects, f"{set_path(origin.version)}/split") == Split.TRAIN
+    train = read_array(context.objects, f"{set_path(origin.version)}/split") == Split.TRAIN
     return Basis.fit(
-        merge_all(_moments(shop, origin, train), shop.spec.tensor_shape[:2]),
+        merge_all(_moments(context, origin, train), context.spec.tensor_shape[:2]),
         int(train.sum()),
         {"split": origin.split, "segments": origin.segments},
     )
 
 
-def _moments(shop: Workshop, origin: _Origin, train: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Moments]:
+def _moments(context: RepairContext, origin: _Origin, train: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Moments]:
     start = 0
     for name in origin.segments:
-        marker = read_marker(shop.objects, shop.spec.id, name)
-        segment = complete_segment(shop.spec, marker)
+        marker = read_marker(context.objects, context.spec.id, name)
+        segment = complete_segment(context.spec, marker)
         layout = segment.logmel
         for chunk, crc in enumerate(marker["chunks"]["logmel"]):
             rows = layout.rows(chunk)
             mask = train[start + rows.start : start + rows.stop]
             if mask.any():
-                logmel = read_chunk(shop.objects, f"{segment.path}/logmel", layout, chunk, crc)
-                yield chunk_moments(shop.spec, logmel, mask)
+                logmel = read_chunk(context.objects, f"{segment.path}/logmel", layout, chunk, crc)
+                yield chunk_moments(context.spec, logmel, mask)
         start += segment.n_rows

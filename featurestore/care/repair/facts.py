@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.care.repair.context import RepairContext, UnrepairableError
 from featurestore.care.repair.places import Place
-from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_array
 from featurestore.store.read_segments import read_rejected
@@ -19,50 +19,50 @@ Columns = dict[str, npt.NDArray[Any]]
 Index = npt.NDArray[np.int64]
 
 
-def repair_reason(shop: Workshop, place: Place) -> str:
+def repair_reason(context: RepairContext, place: Place) -> str:
     """A chunk of `reason`, from the list of rejected rows in the marker."""
-    segment = shop.segment(place.segment)
+    segment = context.segment(place.segment)
     reason = np.zeros(segment.n_rows, np.uint8)
-    for row, (code, _) in read_rejected(shop.marker(place.segment)).items():
+    for row, (code, _) in read_rejected(context.marker(place.segment)).items():
         reason[row] = code
-    _write(shop, place, reason)
+    _write(context, place, reason)
     return "written again from the rejected rows in segment.json"
 
 
-def repair_fact(shop: Workshop, place: Place) -> str:
+def repair_fact(context: RepairContext, place: Place) -> str:
     """A chunk of a fact, from the facts that are left."""
-    segment = shop.segment(place.segment)
-    left = _readable(shop, segment)
+    segment = context.segment(place.segment)
+    left = _readable(context, segment)
     lost = [name for name in FACTS if name not in left]
     if place.array not in lost:  # its other objects are what is damaged
-        _write(shop, place, left[place.array])
+        _write(context, place, left[place.array])
         return "written again"
-    columns = {**left, **_rebuild(shop, segment, left, lost)}
-    if RowFacts(**columns).segment_id(shop.spec.id) != segment.segment:
+    columns = {**left, **_rebuild(context, segment, left, lost)}
+    if RowFacts(**columns).segment_id(context.spec.id) != segment.segment:
         raise UnrepairableError(
             f"what catalog and recordings say of {', '.join(lost)} now is not what it held, by the segment's name; "
             "restore it from a copy of the store"
         )
-    _write(shop, place, columns[place.array])
+    _write(context, place, columns[place.array])
     return f"rebuilt from catalog and {', '.join(left)}; the segment's name proves it"
 
 
-def _readable(shop: Workshop, segment: Segment) -> Columns:
+def _readable(context: RepairContext, segment: Segment) -> Columns:
     found = {}
     for name in FACTS:
         try:
-            found[name] = read_array(shop.objects, f"{segment.path}/{name}")
+            found[name] = read_array(context.objects, f"{segment.path}/{name}")
         except StoreError:
             continue
     return found
 
 
-def _rebuild(shop: Workshop, segment: Segment, left: Columns, lost: list[str]) -> Columns:
+def _rebuild(context: RepairContext, segment: Segment, left: Columns, lost: list[str]) -> Columns:
     """The columns that are lost, as catalog and listing have them now."""
     if lost == ["window"]:
         return {"window": _count(left["capture_id"])}
-    snapshot = shop.captures
-    capture = _locate(shop, segment, left)
+    snapshot = context.captures
+    capture = _locate(context, segment, left)
     if (capture < 0).any():
         raise UnrepairableError(f"{int((capture < 0).sum()):,} of its rows are of captures that the catalog no longer holds")
     rebuilt: Columns = {}
@@ -70,22 +70,24 @@ def _rebuild(shop: Workshop, segment: Segment, left: Columns, lost: list[str]) -
         if name == "window":
             rebuilt[name] = _count(capture)
         elif name == "source_digest":
-            rebuilt[name] = shop.listing(snapshot).source_digest[capture]
+            rebuilt[name] = context.listing(snapshot).source_digest[capture]
         else:
             rebuilt[name] = getattr(snapshot, name)[capture]
     return rebuilt
 
 
-def _locate(shop: Workshop, segment: Segment, left: Columns) -> Index:
+def _locate(context: RepairContext, segment: Segment, left: Columns) -> Index:
     """(n,) place of each row's capture in the catalog, by whatever of the row is left; -1 where there is none."""
-    snapshot = shop.captures
+    snapshot = context.captures
     if "capture_id" in left:
         return look_up(snapshot.capture_id, left["capture_id"])
     if {"session_id", "websdr_id"} <= left.keys():
         known, wanted = (_pairs(one["session_id"], one["websdr_id"]) for one in (vars(snapshot), left))
         return look_up(known, wanted)
     if "source_digest" in left:
-        return look_up(shop.listing(snapshot).source_digest.copy().view("V16")[:, 0], left["source_digest"].view("V16")[:, 0])
+        return look_up(
+            context.listing(snapshot).source_digest.copy().view("V16")[:, 0], left["source_digest"].view("V16")[:, 0]
+        )
     raise UnrepairableError(f"too little is left of the rows of segment {segment.segment}; restore one of its other facts")
 
 
@@ -109,7 +111,7 @@ def _count(capture: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     return (np.arange(len(capture)) - np.repeat(new, np.diff(np.r_[new, len(capture)]))).astype(np.int16)
 
 
-def _write(shop: Workshop, place: Place, column: npt.NDArray[Any]) -> None:
+def _write(context: RepairContext, place: Place, column: npt.NDArray[Any]) -> None:
     layout = column_layout(place.array, len(column))
     rows = layout.rows(place.chunk)
-    shop.write_chunk(place.path, layout, place.chunk, column[rows.start : rows.stop])
+    context.write_chunk(place.path, layout, place.chunk, column[rows.start : rows.stop])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from featurestore.build.chunk_tasks import content_digest
+from featurestore.care.repair.context import RepairContext, UnrepairableError
 from featurestore.care.repair.places import Place
-from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.chunks import read_chunk
 from featurestore.store.segments import COMPUTED, Segment
@@ -16,56 +16,56 @@ from featurestore.tensor.rejection import Reason, RejectedRows
 LOST = "unknown: it was lost with the segment's marker"
 
 
-def repair_marker(shop: Workshop, place: Place) -> str:
+def repair_marker(context: RepairContext, place: Place) -> str:
     """`segment.json`, from chunks and `reason`."""
-    segment = shop.segment(place.segment)
-    reason = shop.reason(place.segment)
-    names = [*COMPUTED, *_features_inside(shop, segment)]
+    segment = context.segment(place.segment)
+    reason = context.reason(place.segment)
+    names = [*COMPUTED, *_features_inside(context, segment)]
     try:
-        crcs = {name: _checksums(shop, segment, name) for name in sorted(names)}
-        _compare(shop, segment, reason)
+        crcs = {name: _checksums(context, segment, name) for name in sorted(names)}
+        _compare(context, segment, reason)
     except (StoreError, FileNotFoundError) as error:
         raise UnrepairableError(
             f"it would hold the checksums of chunks that are not whole ({str(error).partition(';')[0]}); "
             "delete segment.json, and build-features computes the segment again"
         ) from error
     rejected: RejectedRows = {int(row): (Reason(int(reason[row])), LOST) for row in np.flatnonzero(reason)}
-    write_marker(shop.objects, segment, crcs, rejected)
+    write_marker(context.objects, segment, crcs, rejected)
     lost = ", and why its rows are rejected, but not the details of that" if rejected else ""
     return f"written again; it holds the checksums that the chunks carry, the software of now{lost}"
 
 
-def repair_features_marker(shop: Workshop, place: Place) -> str:
+def repair_features_marker(context: RepairContext, place: Place) -> str:
     """`features-{basis}.json` of features that were added to a complete segment, from their chunks."""
-    segment = shop.segment(place.segment)
-    shop.marker(place.segment)
-    crcs = _checksums(shop, segment, place.array)
-    add_features(shop.objects, segment, place.array.removeprefix("features-"), crcs)
+    segment = context.segment(place.segment)
+    context.marker(place.segment)
+    crcs = _checksums(context, segment, place.array)
+    add_features(context.objects, segment, place.array.removeprefix("features-"), crcs)
     return "written again; it holds the checksums that the chunks carry, and the software of now"
 
 
-def _features_inside(shop: Workshop, segment: Segment) -> list[str]:
+def _features_inside(context: RepairContext, segment: Segment) -> list[str]:
     """The features that the segment was completed with: those without a marker of their own."""
-    names = shop.objects.names(segment.path)
+    names = context.objects.names(segment.path)
     return [
         name for name in names if name.startswith("features-") and not name.endswith(".json") and f"{name}.json" not in names
     ]
 
 
-def _checksums(shop: Workshop, segment: Segment, name: str) -> list[int]:
+def _checksums(context: RepairContext, segment: Segment, name: str) -> list[int]:
     layout = segment.layout(name)
-    return [shop.checksum(f"{segment.path}/{name}", layout, chunk) for chunk in range(segment.n_chunks)]
+    return [context.checksum(f"{segment.path}/{name}", layout, chunk) for chunk in range(segment.n_chunks)]
 
 
-def _compare(shop: Workshop, segment: Segment, reason: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+def _compare(context: RepairContext, segment: Segment, reason: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
     """Whether log-mel and the digests of its content belong together, and NaN to rejected rows.
 
     Raises:
         StoreError: when not.
     """
     for chunk in range(segment.n_chunks):
-        logmel = read_chunk(shop.objects, f"{segment.path}/logmel", segment.logmel, chunk)
-        content = read_chunk(shop.objects, f"{segment.path}/content", segment.content, chunk)
+        logmel = read_chunk(context.objects, f"{segment.path}/logmel", segment.logmel, chunk)
+        content = read_chunk(context.objects, f"{segment.path}/content", segment.content, chunk)
         start = segment.logmel.rows(chunk).start
         for row, tensor in enumerate(logmel):
             valid = reason[start + row] == Reason.VALID

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from featurestore.care.repair.context import RepairContext, UnrepairableError
 from featurestore.care.repair.places import Place
-from featurestore.care.repair.workshop import UnrepairableError, Workshop
 from featurestore.errors import StoreError
 from featurestore.store.bases import statistics_layout
 from featurestore.store.chunks import ArrayLayout
@@ -14,36 +14,36 @@ from featurestore.store.sets import LABEL_ATTRIBUTES
 from featurestore.store.write_segments import write_group
 
 
-def repair_metadata(shop: Workshop, place: Place) -> str:
+def repair_metadata(context: RepairContext, place: Place) -> str:
     """`zarr.json` of an array, and the copy of it in its group where that is what is wrong."""
     group = f"{place.path.rpartition('/')[0]}/zarr.json"
-    copies = _copies(shop, group)
+    copies = _copies(context, group)
     copy = copies["consolidated_metadata"]["metadata"].get(place.array) if copies else None
-    layout = _label_layout(copy, place.array) if place.array in LABEL_ATTRIBUTES else _layout(shop, place)
+    layout = _label_layout(copy, place.array) if place.array in LABEL_ATTRIBUTES else _layout(context, place)
     wanted = layout.metadata()
     if copy is not None and _same(copy, wanted):
-        shop.objects.put_json(place.key, copy)
+        context.objects.put_json(place.key, copy)
         return "written again as its group repeats it"
-    shop.objects.put_json(place.key, wanted)
+    context.objects.put_json(place.key, wanted)
     if copies is None or copy is None:
         return "written again from the spec and the number of rows"
     copies["consolidated_metadata"]["metadata"][place.array] = wanted
-    shop.objects.put_json(group, copies)
+    context.objects.put_json(group, copies)
     return "written again from the spec and the number of rows, and so is its copy in the zarr.json one level up"
 
 
-def repair_group(shop: Workshop, place: Place) -> str:
+def repair_group(context: RepairContext, place: Place) -> str:
     """`zarr.json` of a segment."""
-    shop.facts(place.segment)  # if its rows are others than its name says, its metadata is not what is wrong
-    marker = shop.marker(place.segment)
-    write_group(shop.objects, shop.segment(place.segment), sorted(marker["chunks"]))
+    context.facts(place.segment)  # if its rows are others than its name says, its metadata is not what is wrong
+    marker = context.marker(place.segment)
+    write_group(context.objects, context.segment(place.segment), sorted(marker["chunks"]))
     return "written again from the metadata of its arrays"
 
 
-def _layout(shop: Workshop, place: Place) -> ArrayLayout:
+def _layout(context: RepairContext, place: Place) -> ArrayLayout:
     if place.array in ("mean", "std"):
-        return statistics_layout(shop.spec, place.array)
-    segment = shop.segment(place.segment)
+        return statistics_layout(context.spec, place.array)
+    segment = context.segment(place.segment)
     if place.array in FACTS or place.array == REASON:
         return column_layout(place.array, segment.n_rows)
     return segment.layout(place.array)
@@ -62,10 +62,10 @@ MANIFEST_STEP = (
 )
 
 
-def _copies(shop: Workshop, group: str) -> dict[str, Any] | None:
-    if group in shop.damaged:
+def _copies(context: RepairContext, group: str) -> dict[str, Any] | None:
+    if group in context.damaged:
         return None
-    content: dict[str, Any] = shop.objects.get_json(group)
+    content: dict[str, Any] = context.objects.get_json(group)
     return content
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from featurestore.care.repair.basis import repair_basis
+from featurestore.care.repair.context import DryRunObjects, RepairContext, UnrepairableError
 from featurestore.care.repair.facts import repair_fact, repair_reason
 from featurestore.care.repair.labels import repair_label, repair_receivers, repair_rejected
 from featurestore.care.repair.markers import repair_features_marker, repair_marker
@@ -24,7 +25,6 @@ from featurestore.care.repair.places import Place, find_place
 from featurestore.care.repair.report import Outcome, RepairReport
 from featurestore.care.repair.survey import Survey
 from featurestore.care.repair.tensors import repair_content, repair_features, repair_logmel, sources_wanted
-from featurestore.care.repair.workshop import Scratch, UnrepairableError, Workshop
 from featurestore.care.verify.inspection import Problem
 from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.objects.objects import Location, Objects, open_objects
@@ -33,7 +33,7 @@ from featurestore.store.gc_notices import require_unannounced
 from featurestore.store.presence import paths
 from featurestore.store.sets import LATEST, read_manifest, read_spec, resolve, set_path
 
-STAGES: tuple[dict[str, Callable[[Workshop, Place], str]], ...] = (
+STAGES: tuple[dict[str, Callable[[RepairContext, Place], str]], ...] = (
     {"metadata": repair_metadata},
     {"reason": repair_reason, "fact": repair_fact},
     {"label": repair_label},
@@ -86,7 +86,7 @@ def repair(request: RepairRequest, progress: Progress) -> RepairReport:
     with ExitStack() as stack:
         objects: Objects = store
         if request.dry_run:
-            objects = Scratch(request.store, Path(stack.enter_context(TemporaryDirectory(prefix="heimdall-repair-"))))
+            objects = DryRunObjects(request.store, Path(stack.enter_context(TemporaryDirectory(prefix="heimdall-repair-"))))
         job = _Job(objects, version, request, progress)
         job.run()
     outcomes = tuple(sorted(job.outcomes.values(), key=lambda outcome: outcome.url))
@@ -106,18 +106,18 @@ class _Job:
 
     def run(self) -> None:
         """Fill `outcomes`."""
-        shop = self._open(self._survey.problems(tensors=False))
-        for _ in range(PASSES if shop is not None else 0):
-            if shop is None or not self._pass(shop):
+        context = self._open(self._survey.problems(tensors=False))
+        for _ in range(PASSES if context is not None else 0):
+            if context is None or not self._pass(context):
                 break
         if any(outcome.repaired for outcome in self.outcomes.values()):
             self._survey.renew()
         for key, problem in self._survey.problems(tensors=True).items():
             if key not in self.outcomes or self.outcomes[key].repaired:
-                how = f"{problem.detail}; " + (SPEC_STEP if shop is None else "run this again")
+                how = f"{problem.detail}; " + (SPEC_STEP if context is None else "run this again")
                 self.outcomes[key] = Outcome(problem.url, problem.kind, repaired=False, how=how)
 
-    def _open(self, problems: dict[str, Problem]) -> Workshop | None:
+    def _open(self, problems: dict[str, Problem]) -> RepairContext | None:
         """Nothing can be done before manifest and spec are whole."""
         steps = {"manifest": MANIFEST_STEP, "spec": SPEC_STEP}
         lost = {key: steps[kind] for key in problems if (kind := find_place(key).kind) in steps}
@@ -129,39 +129,39 @@ class _Job:
         manifest = read_manifest(self._objects, self._version)
         require_unannounced(self._objects, paths(manifest))
         spec = read_spec(self._objects, manifest.spec)
-        return Workshop(self._objects, manifest, spec, (self._request.raw, self._request.catalog), self._progress)
+        return RepairContext(self._objects, manifest, spec, (self._request.raw, self._request.catalog), self._progress)
 
-    def _pass(self, shop: Workshop) -> bool:
+    def _pass(self, context: RepairContext) -> bool:
         """Every stage once; returns whether another pass may do more."""
         tried: set[str] = set()
         n_repaired = 0
         for stage in STAGES:
             while True:  # what is repaired can bring more to light
                 problems = self._survey.problems(tensors=bool(stage.keys() & TENSORS))
-                shop.damaged = set(problems)
+                context.damaged = set(problems)
                 places = [find_place(key) for key in problems if key not in tried]
                 places = [place for place in places if place.kind in stage]
                 if not places:
                     break
                 tried |= {place.key for place in places}
-                n_repaired += self._repair(shop, stage, places, problems)
+                n_repaired += self._repair(context, stage, places, problems)
         return bool(n_repaired and self._survey.problems(tensors=True))
 
     def _repair(
         self,
-        shop: Workshop,
-        stage: dict[str, Callable[[Workshop, Place], str]],
+        context: RepairContext,
+        stage: dict[str, Callable[[RepairContext, Place], str]],
         places: Sequence[Place],
         problems: dict[str, Problem],
     ) -> int:
         """Repair some objects; returns how many could be."""
         if "logmel" in stage:
-            shop.find_recordings(_digests(shop, places))
+            context.find_recordings(_digests(context, places))
 
         def attempt(place: Place) -> Outcome:
             problem = problems[place.key]
             try:
-                how = stage[place.kind](shop, place)
+                how = stage[place.kind](context, place)
             except (UnrepairableError, StoreError, UsageError, DataQualityError, FileNotFoundError) as error:
                 return Outcome(problem.url, problem.kind, repaired=False, how=str(error))
             return Outcome(problem.url, problem.kind, repaired=True, how=how)
@@ -175,14 +175,14 @@ class _Job:
                 self.outcomes[place.key] = outcome
                 if outcome.repaired:
                     repaired.append(place)
-        self._survey.note(repaired, shop.written)
-        shop.written.clear()
+        self._survey.note(repaired, context.written)
+        context.written.clear()
         return len(repaired)
 
 
-def _digests(shop: Workshop, places: Sequence[Place]) -> Iterator[bytes]:
+def _digests(context: RepairContext, places: Sequence[Place]) -> Iterator[bytes]:
     for place in places:
         try:
-            yield from sources_wanted(shop, place)
+            yield from sources_wanted(context, place)
         except (StoreError, UnrepairableError):  # it is said when the chunk is to be repaired
             continue

@@ -104,8 +104,10 @@ def draw_normalized(values: Values) -> Html:
         axis.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color="gray", linewidth=1)
         axis.set_xlabel("normalized value, σ")
 
-    told = ", ".join(f"{name} mean {m:.2f} std {s:.2f}" for name, m, s in zip(CHANNELS, values.mean, values.std, strict=True))
-    return to_svg(draw, f"Distribution of normalized values of {values.rows:,} rows: {told}", 240)
+    description = ", ".join(
+        f"{name} mean {m:.2f} std {s:.2f}" for name, m, s in zip(CHANNELS, values.mean, values.std, strict=True)
+    )
+    return to_svg(draw, f"Distribution of normalized values of {values.rows:,} rows: {description}", 240)
 
 
 def draw_levels(values: Values, *, cepstra: bool) -> Html:
@@ -143,8 +145,8 @@ def draw_statistic(spec: FeatureSpec, basis: Basis, name: str) -> Html:
         axis.set_xlabel("coefficient" if spec.n_mfcc else "centre of the mel band, kHz")
         axis.grid(alpha=0.5, linewidth=0.6)
 
-    told = ", ".join(f"{channel} {low:.1f} to {high:.1f}" for channel, low, high in _ranges(values))
-    return to_svg(draw, f"{name} by band{unit}: {told}", 240)
+    description = ", ".join(f"{channel} {low:.1f} to {high:.1f}" for channel, low, high in _ranges(values))
+    return to_svg(draw, f"{name} by band{unit}: {description}", 240)
 
 
 def _ranges(values: npt.NDArray[np.float32]) -> Iterable[tuple[str, float, float]]:

@@ -96,12 +96,12 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
     values = Values.count(opened, chunks)
     if not values.rows:
         return None
-    told = f"{values.rows:,} of {len(rows):,} rows" + (
+    shown = f"{values.rows:,} of {len(rows):,} rows" + (
         "" if values.rows == len(rows) else ", in whole chunks drawn with seed 0"
     )
     cepstra = bool(opened.spec.n_mfcc)
     how = (
-        f"Of {told}: the {MAX_RECEIVERS} busiest receivers, and of each the rows with the lowest, the median and the highest "
+        f"Of {shown}: the {MAX_RECEIVERS} busiest receivers, and of each the rows with the lowest, the median and the highest "
         f"SNR. Above {'coefficients' if cepstra else 'levels in dBFS'}, on one scale for all; below as stored, in "
         "standard deviations from the band's mean."
     )
@@ -110,7 +110,7 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
         for name, mean, std, largest, far in zip(CHANNELS, values.mean, values.std, values.largest, values.far, strict=True)
     ]
     return {
-        "rows": told,
+        "rows": shown,
         "how": how,
         "by_receiver": draw_examples(opened, sample),
         "distributions": [
@@ -123,7 +123,7 @@ def sampled(opened: FeatureSet, rows: LabelledRows) -> dict[str, Any] | None:
             ),
         ],
         "normalized": Table(
-            f"Normalized values of {told}", ("channel", "mean", "std", "largest |value|", "beyond 5 σ"), counted
+            f"Normalized values of {shown}", ("channel", "mean", "std", "largest |value|", "beyond 5 σ"), counted
         ),
     }
 

@@ -115,7 +115,7 @@ def test_one_that_does_not_answer_is_said_soon(uri: str) -> None:
     began = time.monotonic()
     with pytest.raises(ServiceUnavailableError, match=r"does not answer.*--registry-uri, or use --no-registry") as caught:
         open_registry(RegistryRequest(uri.format(port=free_port())))
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 400
     assert "secret" not in str(caught.value)
 
 

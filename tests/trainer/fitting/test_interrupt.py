@@ -49,7 +49,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     wait_for_epoch(process, 1)
     time.sleep(0.3)  # into an epoch, somewhere
     process.send_signal(number)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
@@ -93,6 +93,6 @@ def test_a_second_signal_stops_at_once(training_corpus: Corpus, tmp_path: Path) 
     wait_for_epoch(process, 1)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err

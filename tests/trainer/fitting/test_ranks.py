@@ -55,7 +55,7 @@ def trained(training_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -115,7 +115,7 @@ def test_one_that_does_not_answer_is_an_error_before_the_first_epoch_and_soon(ti
     began = time.monotonic()
     with pytest.raises(ServiceUnavailableError, match="does not answer") as caught:
         fit(replace(tiny, tracking=TrackingRequest(uri.format(port=free_port()))))
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 400
     assert "secret" not in str(caught.value)
     assert not tiny.last.exists()
 

@@ -36,7 +36,7 @@ def open_data(corpus: Corpus, cache: str = "off") -> FeatureStream:
 
 
 def wait_until(there: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not there():
         assert time.monotonic() < end
         time.sleep(0.01)

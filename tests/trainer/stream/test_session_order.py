@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.store.rows import RowFacts
@@ -107,6 +107,7 @@ def test_sessions_are_whole_wherever_their_rows_lie(world: World) -> None:
     assert sessions.of_row().tolist() == [n for n, rows in enumerate(found.values()) for _ in rows]
 
 
+@settings(deadline=None)  # the first example imports
 @given(worlds(), specs)
 def test_ranks_partition_an_epoch_exactly(world: World, spec: OrderSpec) -> None:
     sessions = world.sessions

@@ -26,7 +26,7 @@ from trainer.stream.feature_stream import DataOptions, FeatureStream
 from trainer.stream.mapped import map_file
 from trainer.stream.options import StreamOptions
 from trainer.stream.order import PADDING
-from trainer.stream.prefetch import READY
+from trainer.stream.prefetch import PREFETCH_DEPTH
 from trainer.stream.source import ChunkError, ChunkSource
 
 CHUNK_ROWS = 8
@@ -247,7 +247,7 @@ def test_auto_prefers_a_gpu_with_room(
         monkeypatch.setattr("trainer.stream.device.free_bytes", lambda device: free)
     data = open_data(corpus, StreamOptions(cache_bytes=10**9))
     features = [[batch.features.data_ptr() for batch in data.evaluate(Split.TRAIN)] for _ in range(2)]
-    ring = len({*features[0], *features[1]}) == data._stream_options.n_buffers + READY
+    ring = len({*features[0], *features[1]}) == data._stream_options.n_buffers + PREFETCH_DEPTH
     assert ("ram" if ring else "gpu") == cached
     assert data.evaluate_stats(Split.TRAIN).chunks_fetched == 0
 
@@ -382,7 +382,7 @@ def test_a_batch_is_valid_until_n_buffers_more_were_asked_for(corpus: Corpus) ->
             time.sleep(0.002)  # time enough to gather the next ones
             assert all(torch.equal(now.features, then.features) for now, then in held)
             addresses.add(batch.features.data_ptr())
-    assert len(addresses) == 3 + READY
+    assert len(addresses) == 3 + PREFETCH_DEPTH
     assert all(address % 64 == 0 for address in addresses)
 
 

@@ -205,11 +205,11 @@ def test_two_processes_share_a_study_in_postgresql_and_a_killed_one_costs_its_tr
         def say(self, line: str) -> None:
             super().say(line)
             if " complete after " in line:  # whichever is faster, the other one is to have its second trial
-                other.wait(timeout=280)
+                other.wait(timeout=600)
 
     notes = WaitsForTheOther()
     report = sweep(request, notes)
-    assert other.wait(timeout=280) == -signal.SIGKILL
+    assert other.wait(timeout=600) == -signal.SIGKILL
     if any(trial.state.name == "RUNNING" for trial in shared.trials()):
         with psycopg.connect(catalog) as connection:  # an hour passes, and the other one counts as lost
             connection.execute("UPDATE optuna.trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")

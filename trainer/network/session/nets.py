@@ -230,8 +230,8 @@ class AttentionNet(SessionNet):
         """From tokens (b, r, width); the rest as for `forward`."""
         one_hot = self.known(receiver)
         if self.training:
-            told = torch.rand(one_hot.shape[:-1], device=one_hot.device) >= UNSEEN
-            one_hot = one_hot * told[..., None]
+            known = torch.rand(one_hot.shape[:-1], device=one_hot.device) >= UNSEEN
+            one_hot = one_hot * known[..., None]
         where, has_place = self.plane(receiver_position)
         is_known = one_hot.sum(dim=-1, keepdim=True)
         place = self.position(torch.cat([where, has_place[..., None].float()], dim=-1))

@@ -32,7 +32,7 @@ class UnrepairableError(HeimdallError):
     """Why an object can't be repaired, and what to do instead."""
 
 
-class Workshop:
+class RepairContext:
     """A feature set under repair. Used by several threads.
 
     Attributes:
@@ -208,7 +208,7 @@ class Workshop:
         return int.from_bytes(data[-4:], "little")
 
 
-class Scratch(Objects):
+class DryRunObjects(Objects):
     """A store as it would be after a repair, for `--dry-run`: what is put goes to a local directory, and is read from there.
 
     Only what repairs use of `Objects`: `read`, `get`, `get_json`, `put`, `put_json`, `names` (which lists the store alone).

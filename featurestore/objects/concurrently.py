@@ -20,7 +20,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 
 
-def together(objects: Objects, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def map_concurrently(objects: Objects, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `function` returns for each item, in their order; at a remote store `AT_ONCE` of them are under way.
 
     Items are taken as they are needed. When one fails, those that were begun are waited for, and its error is raised.
@@ -34,8 +34,8 @@ def at_once(objects: Objects, one: Callable[[], A], two: Callable[[], B], /) -> 
 @overload
 def at_once(objects: Objects, one: Callable[[], A], two: Callable[[], B], three: Callable[[], C], /) -> tuple[A, B, C]: ...
 def at_once(objects: Objects, *steps: Callable[[], Any]) -> Any:
-    """What each step returns; they go on beside each other, as with `together`. The first step's error counts."""
-    return tuple(together(objects, lambda step: step(), steps))
+    """What each step returns; they go on beside each other, as with `map_concurrently`. The first step's error counts."""
+    return tuple(map_concurrently(objects, lambda step: step(), steps))
 
 
 def put_all(objects: Objects, items: Iterable[tuple[str, WritableBytes]]) -> None:
@@ -53,12 +53,12 @@ def get_all(objects: Objects, keys: Iterable[str]) -> list[bytes | None]:
         except FileNotFoundError:
             return None
 
-    return together(objects, get, keys)
+    return map_concurrently(objects, get, keys)
 
 
 def check_all(locations: Sequence[Objects]) -> None:
     """`Objects.check` of several locations at once."""
-    together(locations[-1], Objects.check, locations)
+    map_concurrently(locations[-1], Objects.check, locations)
 
 
 def _each(objects: Objects, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
