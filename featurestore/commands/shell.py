@@ -47,7 +47,8 @@ def _what_to_install(error: ModuleNotFoundError) -> str:
     extra = extra_that_brings(error.name or "")
     if extra is None:
         raise error
-    return f"this command needs {error.name}, which is not installed; {install_command(extra)}"
+    package = (error.name or "").partition(".")[0]
+    return f"this command needs {package}, which is not installed; {install_command(extra)}"
 
 
 class _Terminated(KeyboardInterrupt):
