@@ -139,8 +139,8 @@ class _Training:
             self._tracker.finalize(status)
 
     def _report(self, seconds: float, urls: dict[str, Any] | None) -> TrainReport:
-        found = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
-        metrics = {name.removeprefix("val/"): value for name, value in found.items() if name.startswith("val/")}
+        logged = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        metrics = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
         return TrainReport(
             version=self._feature_set.version,
             epochs=self._trainer.current_epoch,
@@ -270,9 +270,10 @@ def _resumed(request: TrainRequest, say: Callable[[str], None]) -> Checkpoint | 
         UsageError: when it does not fit; or when a new run would mix its checkpoints with those of another.
     """
     if request.resume is None:
-        if found := sorted(path.name for path in request.directory.glob("*.ckpt")):
+        if checkpoints := sorted(path.name for path in request.directory.glob("*.ckpt")):
             raise UsageError(
-                f"{request.directory} holds checkpoints of an earlier run ({', '.join(found)}); go on with --resume last, or "
+                f"{request.directory} holds checkpoints of an earlier run ({', '.join(checkpoints)}); go on with "
+                "--resume last, or "
                 "give another --dir"
             )
         return None
