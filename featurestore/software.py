@@ -16,11 +16,11 @@ PACKAGES = ("heimdall-featurestore", "numpy", "scipy", "zarr")
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """The version of Python and of each package that is installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         if number := _version(package):
-            found[package] = number
-    return found
+            installed[package] = number
+    return installed
 
 
 @cache  # it reads and parses a file
@@ -38,12 +38,12 @@ def extras() -> list[str]:
 
 def requirements(extra: str) -> list[Requirement]:
     """What the package asks for: without an extra (empty), or only with it; as far as it applies on this machine."""
-    found = [Requirement(text) for text in requires(PACKAGE) or ()]
+    required = [Requirement(text) for text in requires(PACKAGE) or ()]
 
     def applies(requirement: Requirement, extra: str) -> bool:
         return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
-    return [each for each in found if applies(each, extra) and (not extra or not applies(each, ""))]
+    return [each for each in required if applies(each, extra) and (not extra or not applies(each, ""))]
 
 
 def install_command(extra: str) -> str:

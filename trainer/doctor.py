@@ -45,13 +45,13 @@ def diagnose(request: DoctorRequest, progress: Progress | None = None) -> Diagno
         Check("MLflow", lambda: _mlflow(request.tracking_uri), "check --tracking-uri", TORCH_DEADLINE_S),
         Check("GPU", _gpu, "reinstall torch: https://pytorch.org/get-started", TORCH_DEADLINE_S),
     ]
-    found = run(services, progress)
+    findings = run(services, progress)
     need = N_CHECKPOINTS * CHECKPOINT_BYTES
     what = f"{N_CHECKPOINTS} checkpoints of ConvNeXt large"
     disks = [*disk_checks(request.places), disk_check("checkpoints", request.checkpoints, need, what)]
     if (file := _sqlite_file(request.tracking_uri)) is not None:
         disks.append(disk_check("MLflow", file.parent, LEAST_FREE_BYTES, "runs and their files"))
-    return Diagnosis(found + run(disks))
+    return Diagnosis(findings + run(disks))
 
 
 def _sqlite_file(uri: str | None) -> Path | None:
@@ -95,10 +95,10 @@ def _gpu() -> str:
     if not torch.cuda.is_available():
         why = "built for CPUs" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}, and sees none"
         raise Skipped(f"none: {built} is {why}; training runs on {torch.get_num_threads()} CPU threads, slowly")
-    found = []
+    devices = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        found.append(f"{torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
+        devices.append(f"{torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
     bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: --precision auto trains in float32"
     float(torch.ones(2, device="cuda").sum())  # a driver that is too old, or a GPU in use by somebody alone, shows here only
-    return f"{built}: {'; '.join(found)}; {bf16}"
+    return f"{built}: {'; '.join(devices)}; {bf16}"

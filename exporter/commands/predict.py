@@ -94,14 +94,14 @@ def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool
 
     request, chosen = PredictRequest(**_without_idle_places(options)), format_of(form, out, ellipses=ellipses)
     with on_stderr(quiet) as progress:
-        found = run_prediction(request, progress)
+        predictions = run_prediction(request, progress)
     if out is not None:
         with whole_file(out) as file:
-            file.write(found.write(chosen, ellipses=ellipses).encode())
+            file.write(predictions.write(chosen, ellipses=ellipses).encode())
     if as_json:
-        click.echo(json.dumps(found.to_json(), allow_nan=False))
+        click.echo(json.dumps(predictions.to_json(), allow_nan=False))
     elif out is None:
-        click.echo(found.write(chosen, ellipses=ellipses), nl=False)
+        click.echo(predictions.write(chosen, ellipses=ellipses), nl=False)
 
 
 def _without_idle_places(options: dict[str, Any]) -> dict[str, Any]:

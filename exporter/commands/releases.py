@@ -40,8 +40,8 @@ def list_releases(models: str, as_json: bool) -> None:
     """
     from exporter.release.overview import list_lines, summarize
 
-    found = summarize(models)
-    emit(found, as_json, list_lines(found))
+    overview = summarize(models)
+    emit(overview, as_json, list_lines(overview))
 
 
 @releases_group.command("show")
@@ -58,8 +58,8 @@ def show_release(release: str, models: str, as_json: bool) -> None:
     """
     from exporter.release.overview import show, show_lines
 
-    found = show(models, release)
-    emit(found, as_json, show_lines(found))
+    overview = show(models, release)
+    emit(overview, as_json, show_lines(overview))
 
 
 @releases_group.command("compare", cls=Sections)
@@ -130,8 +130,8 @@ def promote_release(release: str, models: str, registry_uri: str, model_name: st
     """
     from exporter.release.latest import promote, read_release
 
-    found = read_release(models, release)
-    moved = promote(found, open_registry(registry_uri, model_name, no_registry))
+    candidate = read_release(models, release)
+    moved = promote(candidate, open_registry(registry_uri, model_name, no_registry))
     emit_report(moved, as_json)
 
 

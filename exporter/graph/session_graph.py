@@ -68,12 +68,12 @@ class Summary(nn.Module):
 
     def forward(self, log_density: Tensor) -> Located:
         """(b, cells) float64 up to a constant → `Located`."""
-        found = locate(log_density, self.points, self.cell, steps=0 if torch.compiler.is_exporting() else MEDIAN_STEPS)
+        located = locate(log_density, self.points, self.cell, steps=0 if torch.compiler.is_exporting() else MEDIAN_STEPS)
         if not torch.compiler.is_exporting():
-            return found
-        mass = found.log_density.exp() * self.cell**2
+            return located
+        mass = located.log_density.exp() * self.cell**2
         rest = (mass, self.points, self.points.T, (self.points * self.points).sum(dim=-1) + self.cell**2 / 12)
-        return found._replace(position=self.next_step(self.first_step(found.position, *rest), *rest))
+        return located._replace(position=self.next_step(self.first_step(located.position, *rest), *rest))
 
 
 class LocatedSessions(nn.Module):

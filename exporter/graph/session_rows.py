@@ -90,25 +90,25 @@ def read_sessions(feature_set: FeatureSet, split: Split, receivers: Receivers, l
         DataQualityError: when the split has no sessions.
         StoreError: when the set is damaged.
     """
-    found = feature_set.sessions(split)
-    if not len(found):
+    sessions = feature_set.sessions(split)
+    if not len(sessions):
         raise DataQualityError(
             f"the {split.name.lower()} split of {feature_set.url} has no sessions; use a set with other shares of its splits"
         )
-    n_sessions = len(found) if limit is None else min(limit, len(found))
-    chosen = np.arange(n_sessions) * len(found) // n_sessions
-    line = found.of_row()
-    place = np.arange(len(line)) - found.begin[line]
+    n_sessions = len(sessions) if limit is None else min(limit, len(sessions))
+    chosen = np.arange(n_sessions) * len(sessions) // n_sessions
+    line = sessions.of_row()
+    place = np.arange(len(line)) - sessions.begin[line]
     wanted = np.isin(line, chosen)
     line, place = np.searchsorted(chosen, line[wanted]), place[wanted]
-    row, number = found.rows[wanted], found.websdr_id[wanted].astype(np.int64)
+    row, number = sessions.rows[wanted], sessions.websdr_id[wanted].astype(np.int64)
     shape = (n_sessions, int(place.max()) + 1)
     values = np.full((*shape, *feature_set.spec.tensor_shape), np.nan, np.float32)
     values[line, place] = feature_set.read_rows(row)
     receiver, where = np.full(shape, ABSENT), np.full((*shape, 2), np.nan, np.float32)
     receiver[line, place], where[line, place] = number, receivers.positions_of(number)
-    names = tuple(format_session(found.session_id[index].tobytes()) for index in chosen)
-    return SessionRows(values, receiver, where, receiver != ABSENT, names, found.position[chosen])
+    names = tuple(format_session(sessions.session_id[index].tobytes()) for index in chosen)
+    return SessionRows(values, receiver, where, receiver != ABSENT, names, sessions.position[chosen])
 
 
 def receivers_of(session: Any, known: Receivers | None = None) -> Receivers:

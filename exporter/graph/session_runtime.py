@@ -33,19 +33,19 @@ def run_sessions(graph: OpenedGraph, rows: SessionRows, batch_size: int = SESSIO
     return positions, covariances, log_density
 
 
-def require_numbers(name: str, found: SessionOutputs, rows: SessionRows) -> SessionOutputs:
+def require_numbers(name: str, outputs: SessionOutputs, rows: SessionRows) -> SessionOutputs:
     """The outputs, if all are numbers.
 
     Raises:
         DataQualityError: naming the first session of which the graph `name` makes none.
     """
-    bad = np.flatnonzero(~(np.isfinite(found[0]).all(axis=1) & np.isfinite(found[1]).all(axis=(1, 2))))
+    bad = np.flatnonzero(~(np.isfinite(outputs[0]).all(axis=1) & np.isfinite(outputs[1]).all(axis=(1, 2))))
     if len(bad):
         raise DataQualityError(
             f"{name} makes no numbers of {len(bad)} of {len(rows)} sessions, the first being {rows.session_id[bad[0]]}; look "
             "at its captures"
         )
-    return found
+    return outputs
 
 
 def grid_of(info: GraphInfo) -> Grid:
@@ -58,10 +58,10 @@ def grid_of(info: GraphInfo) -> Grid:
 
 def session_latencies(sessions: Mapping[str, Any], rows: SessionRows, repeats: int = REPEATS) -> dict[str, dict[int, float]]:
     """Of each ONNX Runtime session by name: batch size → median milliseconds of one call."""
-    found: dict[str, dict[int, float]] = {name: {} for name in sessions}
+    latencies: dict[str, dict[int, float]] = {name: {} for name in sessions}
     for size in LATENCY_BATCHES:
         inputs = {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.inputs("features").items()}
         calls = {name: lambda one=one, given=inputs: one.run(None, given) for name, one in sessions.items()}
         for name, milliseconds in median_latencies_ms(calls, repeats).items():
-            found[name][size] = milliseconds
-    return found
+            latencies[name][size] = milliseconds
+    return latencies

@@ -111,8 +111,8 @@ def find_captures(given: tuple[Path, ...]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise UsageError(f"capture {path} does not exist; give .npy files, or directories of them")
-        found = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
-        if not found:
+        files = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
+        if not files:
             raise UsageError(f"directory {path} holds no .npy file; give one that does")
-        paths += found
+        paths += files
     return paths

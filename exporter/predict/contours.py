@@ -22,12 +22,12 @@ def polygons(rings: Sequence[Ring]) -> list[list[list[list[float]]]]:
         [other for other in range(len(rings)) if other != index and holds(rings[other], rings[index][0])]
         for index in range(len(rings))
     ]
-    found = {index: [_plain(ring, against_the_clock=True)] for index, ring in enumerate(rings) if len(inside[index]) % 2 == 0}
+    outer = {index: [_plain(ring, against_the_clock=True)] for index, ring in enumerate(rings) if len(inside[index]) % 2 == 0}
     for index, ring in enumerate(rings):
-        if index not in found:
+        if index not in outer:
             around = max(inside[index], key=lambda other: len(inside[other]))  # the innermost that holds it
-            found[around].append(_plain(ring, against_the_clock=False))
-    return list(found.values())
+            outer[around].append(_plain(ring, against_the_clock=False))
+    return list(outer.values())
 
 
 def holds(ring: Ring, point: Ring) -> bool:

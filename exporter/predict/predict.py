@@ -82,9 +82,9 @@ def _captures(predictor: Predictor, request: PredictRequest, origin: dict[str, s
         raise UsageError(f"{predictor.name} takes {predictor.info.input}, not captures; use the {IQ_MODEL} of the same release")
     wanted = predictor.info.spec.sample_rate_hz
     if request.sample_rate_hz != wanted:
-        found = "unknown" if request.sample_rate_hz is None else f"{request.sample_rate_hz:g} Hz"
+        rate = "unknown" if request.sample_rate_hz is None else f"{request.sample_rate_hz:g} Hz"
         raise UsageError(
-            f"the captures' sample rate is {found}; {predictor.name} takes {wanted:g} Hz: give --sample-rate-hz {wanted:g} if "
+            f"the captures' sample rate is {rate}; {predictor.name} takes {wanted:g} Hz: give --sample-rate-hz {wanted:g} if "
             "they have it, else resample them"
         )
     names, found_positions, found_sigmas = [], [], []

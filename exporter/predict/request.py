@@ -40,7 +40,7 @@ class PredictRequest:
 
     def __post_init__(self) -> None:
         if bool(self.captures or self.sessions) == (self.store is not None):
-            found = "both" if self.store is not None else "neither"
-            raise UsageError(f"captures and --store: {found} given; give .npy files or directories, or a feature set's store")
+            given = "both" if self.store is not None else "neither"
+            raise UsageError(f"captures and --store: {given} given; give .npy files or directories, or a feature set's store")
         if self.split not in SPLITS:
             raise UsageError(f"split is {self.split!r}; wanted one of {', '.join(SPLITS)}")

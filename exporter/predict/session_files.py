@@ -36,7 +36,7 @@ def by_path(paths: Sequence[Path]) -> list[CaptureFile]:
     Raises:
         UsageError: when a name says nothing.
     """
-    found = []
+    files = []
     for path in paths:
         named = PATH.fullmatch(path.absolute().as_posix())
         if named is None:
@@ -44,8 +44,8 @@ def by_path(paths: Sequence[Path]) -> list[CaptureFile]:
                 f"capture {path} does not say which session it is of; wanted {USUAL}, or give --sessions with a CSV of file, "
                 "session_id, websdr_id"
             )
-        found.append(CaptureFile(path, named["session"], int(named["receiver"])))
-    return found
+        files.append(CaptureFile(path, named["session"], int(named["receiver"])))
+    return files
 
 
 def by_table(table: Path, paths: Sequence[Path]) -> list[CaptureFile]:
@@ -58,10 +58,10 @@ def by_table(table: Path, paths: Sequence[Path]) -> list[CaptureFile]:
     Raises:
         UsageError: when it is not usable, or says nothing of one of the paths.
     """
-    found = list(_rows(table))
+    entries = list(_rows(table))
     if not paths:
-        return found
-    known = {entry.path.resolve(): entry for entry in found}
+        return entries
+    known = {entry.path.resolve(): entry for entry in entries}
     lacking = [path for path in paths if path.resolve() not in known]
     if lacking:
         raise UsageError(f"{table} has no line for {len(lacking)} of {len(paths)} captures, such as {lacking[0]}; add it")

@@ -49,17 +49,17 @@ class SessionPredictionTable:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One for each session: `COLUMNS`, and `true_latitude`, `true_longitude` where they are known."""
-        for index, found in enumerate(self.sessions):
-            (east, cross), (_, north) = found.covariance_m2.tolist()
+        for index, session in enumerate(self.sessions):
+            (east, cross), (_, north) = session.covariance_m2.tolist()
             values = (
-                found.session_id,
-                list(found.receivers),
-                round(float(found.position[0]), 7),  # 1 cm
-                round(float(found.position[1]), 7),
+                session.session_id,
+                list(session.receivers),
+                round(float(session.position[0]), 7),  # 1 cm
+                round(float(session.position[1]), 7),
                 round(east**0.5, 2),
                 round(north**0.5, 2),
                 round(cross / (east * north) ** 0.5, 4),
-                *(round(found.posterior.area_km2(level), 3) for level in LEVELS),
+                *(round(session.posterior.area_km2(level), 3) for level in LEVELS),
             )
             record = dict(zip(COLUMNS, values, strict=True))
             if self.true is not None:
@@ -98,11 +98,11 @@ class SessionPredictionTable:
     def _geojson(self) -> dict[str, Any]:
         """RFC 7946: for each session a point, then the region of each of `LEVELS`."""
         features = []
-        for found, record in zip(self.sessions, self.records(), strict=True):
+        for session, record in zip(self.sessions, self.records(), strict=True):
             latitude, longitude = record.pop("latitude"), record.pop("longitude")
             features.append(feature("Point", [longitude, latitude], record))
             for level in LEVELS:
-                rings = [_near(ring, longitude) for ring in found.posterior.contours(level)]
+                rings = [_near(ring, longitude) for ring in session.posterior.contours(level)]
                 features.append(feature("MultiPolygon", polygons(rings), {**record, "level": level}))
         return {"type": "FeatureCollection", "features": features, "origin": dict(self.origin)}
 

@@ -58,8 +58,8 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     progress.start("predict", 2 * len(rows.features), "rows")
     outputs = [run(session, rows.features, BATCHES[-1], progress) for session, _ in opened]
     predictions = [
-        _predictions(found, rows, feature_set, info, release)
-        for found, (_, info), release in zip(outputs, opened, releases, strict=True)
+        _predictions(output, rows, feature_set, info, release)
+        for output, (_, info), release in zip(outputs, opened, releases, strict=True)
     ]
     progress.start("measure latency", len(BATCHES), "batch sizes")
     latency = _latencies([session for session, _ in opened], rows, progress)
@@ -92,9 +92,9 @@ def _open(release: Release, feature_set: FeatureSet) -> OpenedGraph:
     return graph
 
 
-def _predictions(found: Outputs, rows: Rows, feature_set: FeatureSet, info: GraphInfo, release: Release) -> Predictions:
+def _predictions(output: Outputs, rows: Rows, feature_set: FeatureSet, info: GraphInfo, release: Release) -> Predictions:
     """As `trainer.evaluate.metrics` wants them."""
-    position, sigma = found[0], found[1].astype(np.float64)
+    position, sigma = output[0], output[1].astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(position) & np.isfinite(sigma)).all(axis=1))
     if len(bad):
         raise DataQualityError(
@@ -117,7 +117,7 @@ def _predictions(found: Outputs, rows: Rows, feature_set: FeatureSet, info: Grap
 
 
 def _latencies(sessions: list[Any], rows: Rows, progress: Progress) -> list[dict[int, float]]:
-    found: list[dict[int, float]] = [{} for _ in sessions]
+    latencies: list[dict[int, float]] = [{} for _ in sessions]
     for size in BATCHES:
         features = np.resize(rows.features, (size, *rows.features.shape[1:]))
         calls = {
@@ -125,6 +125,6 @@ def _latencies(sessions: list[Any], rows: Rows, progress: Progress) -> list[dict
             for index, session in enumerate(sessions)
         }
         for index, milliseconds in median_latencies_ms(calls, 15).items():
-            found[int(index)][size] = milliseconds
+            latencies[int(index)][size] = milliseconds
         progress.advance(1)
-    return found
+    return latencies

@@ -25,14 +25,14 @@ COLOURS = ("blue", "orange")
 LARGEST_MARK = 22.0
 
 
-def describe_comparison(found: Comparison, paired: Paired) -> Page:
+def describe_comparison(comparison: Comparison, paired: Paired) -> Page:
     """The report.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         paired: its rows.
     """
-    a, b = found.a.release, found.b.release
+    a, b = comparison.a.release, comparison.b.release
     difference = paired.b.error_m - paired.a.error_m
     first, member = unique_sessions(np.ascontiguousarray(paired.session_id))
     by_session = np.bincount(member, difference) / np.bincount(member)
@@ -42,13 +42,13 @@ def describe_comparison(found: Comparison, paired: Paired) -> Page:
     return Page(
         "exporter.release/comparison.html",
         title=f"Release {b} compared with {a}",
-        lead=(f"On {found.rows:,} rows of the {found.split} split of feature set {found.feature_set}.",),
-        cards=_cards(found),
+        lead=(f"On {comparison.rows:,} rows of the {comparison.split} split of feature set {comparison.feature_set}.",),
+        cards=_cards(comparison),
         data={
-            "verdict": f"{found.verdict[:1].upper()}{found.verdict[1:]}.",
-            "notes": found.notes,
-            "difference": _difference(found, by_session),
-            "side_by_side": _side_by_side(found),
+            "verdict": f"{comparison.verdict[:1].upper()}{comparison.verdict[1:]}.",
+            "notes": comparison.notes,
+            "difference": _difference(comparison, by_session),
+            "side_by_side": _side_by_side(comparison),
             "errors": cdf_figure(errors),
             "coverage": _coverage(names),
             "map": _map(paired.a.position_true[first], by_session, (a, b)),
@@ -61,25 +61,29 @@ def describe_comparison(found: Comparison, paired: Paired) -> Page:
     )
 
 
-def _cards(found: Comparison) -> list[Card]:
-    difference = found.difference
+def _cards(comparison: Comparison) -> list[Card]:
+    difference = comparison.difference
     size = BATCHES[0]
     return [
         *(
             Card(
                 f"mean error of {side.release}", f"{side.metrics['error_mean_m'] / 1000:,.2f} km", f"median {_median(side)} km"
             )
-            for side in (found.a, found.b)
+            for side in (comparison.a, comparison.b)
         ),
-        Card("difference", f"{difference.mean_m / 1000:+,.3f} km", f"{100 * difference.confidence:g}%: {_interval(found)} km"),
-        Card("rows", f"{found.rows:,}", f"{difference.sessions:,} sessions"),
+        Card(
+            "difference",
+            f"{difference.mean_m / 1000:+,.3f} km",
+            f"{100 * difference.confidence:g}%: {_interval(comparison)} km",
+        ),
+        Card("rows", f"{comparison.rows:,}", f"{difference.sessions:,} sessions"),
         *(
             Card(
                 f"one row on {side.release}",
                 f"{side.latency_ms[size]:.2f} ms",
                 f"{side.size_bytes / 1e6:.1f} MB, {side.precision}",
             )
-            for side in (found.a, found.b)
+            for side in (comparison.a, comparison.b)
         ),
     ]
 
@@ -88,33 +92,37 @@ def _median(side: Any) -> str:
     return f"{side.metrics['error_median_m'] / 1000:,.2f}"
 
 
-def _interval(found: Comparison) -> str:
-    return f"{found.difference.low_m / 1000:+,.3f} to {found.difference.high_m / 1000:+,.3f}"
+def _interval(comparison: Comparison) -> str:
+    return f"{comparison.difference.low_m / 1000:+,.3f} to {comparison.difference.high_m / 1000:+,.3f}"
 
 
-def _difference(found: Comparison, by_session: Float64) -> dict[str, Any]:
-    difference = found.difference
-    a, b = found.a.release, found.b.release
+def _difference(comparison: Comparison, by_session: Float64) -> dict[str, Any]:
+    difference = comparison.difference
+    a, b = comparison.a.release, comparison.b.release
     how = (
         f"Error of {b} less that of {a}, row by row: {difference.mean_m / 1000:+,.3f} km on average; the "
-        f"{100 * difference.confidence:g}% interval is {_interval(found)} km, from a bootstrap over {difference.sessions:,} "
+        f"{100 * difference.confidence:g}% interval is {_interval(comparison)} km, from a bootstrap over "
+        f"{difference.sessions:,} "
         "sessions, since rows of one session are not independent. Where it holds 0, these rows cannot tell."
     )
-    label = f"Mean difference {difference.mean_m / 1000:+.3f} km, interval {_interval(found)} km, and the sessions' differences"
+    label = (
+        f"Mean difference {difference.mean_m / 1000:+.3f} km, interval {_interval(comparison)} km, and the "
+        "sessions' differences"
+    )
     return {
         "told": how,
         "by_session": Chart(
             f"Difference of errors by session: left of 0, {b} errs less",
-            both_sizes(lambda figure: _draw_difference(figure, found, by_session / 1000), label, (230, 230)),
+            both_sizes(lambda figure: _draw_difference(figure, comparison, by_session / 1000), label, (230, 230)),
             "Bars: sessions. Dot and line: mean of all rows and its interval.",
             large=True,
         ),
     }
 
 
-def _draw_difference(figure: Figure, found: Comparison, by_session_km: Float64) -> None:
+def _draw_difference(figure: Figure, comparison: Comparison, by_session_km: Float64) -> None:
     axis: Any = figure.subplots()
-    difference = found.difference
+    difference = comparison.difference
     count, edges = np.histogram(by_session_km, min(40, max(8, len(by_session_km) // 2)))
     axis.bar(edges[:-1], count, np.diff(edges) * 0.94, align="edge", color="tab:gray", alpha=0.6)
     height = max(float(count.max()), 1.0) * 1.15
@@ -123,12 +131,12 @@ def _draw_difference(figure: Figure, found: Comparison, by_session_km: Float64) 
     axis.axvline(0, color="black", linewidth=1, linestyle="--")
     axis.set_ylim(0, height * 1.12)
     axis.locator_params(axis="y", integer=True)
-    axis.set_xlabel(f"error of {found.b.release} less that of {found.a.release}, km")
+    axis.set_xlabel(f"error of {comparison.b.release} less that of {comparison.a.release}, km")
     axis.set_ylabel("sessions")
 
 
-def _side_by_side(found: Comparison) -> Table:
-    header, *rows = found.side_by_side()
+def _side_by_side(comparison: Comparison) -> Table:
+    header, *rows = comparison.side_by_side()
     lower_is_better = {label for name, label, _, _ in COLUMNS if not name.startswith(("coverage", "expected"))}
     lower_is_better |= {f"ms at batch {size}" for size in BATCHES} | {"model.onnx, MB"}
     cells = [_mark(row) if row[0] in lower_is_better else row for row in rows]

@@ -45,10 +45,12 @@ def compare_sessions(
     stands = [receivers_of(graph.info.session, feature_set.receivers) for _, graph in sides]
     rows = [read_sessions(feature_set, split, receivers) for receivers in stands]
     progress.start("predict", 2 * len(rows[0]), "sessions")
-    found = [_predictions(graph, each, progress) for (_, graph), each in zip(sides, rows, strict=True)]
+    predictions = [_predictions(graph, each, progress) for (_, graph), each in zip(sides, rows, strict=True)]
     latency = session_latencies({str(index): graph.session for index, (_, graph) in enumerate(sides)}, rows[0])
     number = np.arange(len(rows[0]), dtype=">u8").view(np.uint8).reshape(-1, 8)  # every session is its own
-    difference = paired_interval(found[1].error_m - found[0].error_m, number, request.confidence, request.draws, request.seed)
+    difference = paired_interval(
+        predictions[1].error_m - predictions[0].error_m, number, request.confidence, request.draws, request.seed
+    )
     both = [
         Side(
             release=str(release.version),
@@ -56,7 +58,7 @@ def compare_sessions(
             feature_set=graph.info.feature_set,
             size_bytes=release.size_bytes,
             latency_ms=latency[str(index)],
-            metrics=session_summary(found[index], thresholds_m(graph.info.region["half_extent_m"])),
+            metrics=session_summary(predictions[index], thresholds_m(graph.info.region["half_extent_m"])),
         )
         for index, (release, graph) in enumerate(sides)
     ]

@@ -113,11 +113,11 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, and the `verdict`."""
-        found = asdict(replace(self, paired=None))
-        del found["paired"]
-        for side in (found["a"], found["b"]):
+        content = asdict(replace(self, paired=None))
+        del content["paired"]
+        for side in (content["a"], content["b"]):
             side["latency_ms"] = {str(size): value for size, value in side["latency_ms"].items()}
-        return {**found, "notes": list(self.notes), "verdict": self.difference.verdict}
+        return {**content, "notes": list(self.notes), "verdict": self.difference.verdict}
 
     def side_by_side(self) -> list[list[str]]:
         """What was measured, A beside B; the first line names them."""
@@ -133,11 +133,12 @@ class Comparison:
         """For people: both side by side, then the difference, then the verdict."""
         yield f"on {self.rows:,} {self.unit} of the {self.split} split of feature set {self.feature_set}"
         yield from text_table(self.side_by_side(), right=(1, 2))
-        found, one = self.difference, self.unit.removesuffix("s")
+        difference, one = self.difference, self.unit.removesuffix("s")
         yield (
-            f"error of {self.b.release} less that of {self.a.release}, {one} by {one}: {found.mean_m / 1000:+.3f} km on "
-            f"average, {100 * found.confidence:g}% interval {found.low_m / 1000:+.3f} to {found.high_m / 1000:+.3f} km "
-            f"({found.sessions} sessions)"
+            f"error of {self.b.release} less that of {self.a.release}, {one} by {one}: {difference.mean_m / 1000:+.3f} km on "
+            f"average, {100 * difference.confidence:g}% interval {difference.low_m / 1000:+.3f} to "
+            f"{difference.high_m / 1000:+.3f} km "
+            f"({difference.sessions} sessions)"
         )
         yield from (f"note: {note}" for note in self.notes)
         yield self.verdict
@@ -145,12 +146,15 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In a sentence."""
-        found = self.difference
-        if found.verdict != "unknown":
-            better = self.b if found.verdict == "b" else self.a
-            return f"{better.release} is better: it errs less by {abs(found.mean_m) / 1000:.3f} km on average"
-        if found.sessions < MIN_SESSIONS:
-            return f"cannot tell: {found.sessions} sessions are too few, wanted {MIN_SESSIONS}; use a larger {self.split} split"
-        if found.low_m == found.high_m == 0:
+        difference = self.difference
+        if difference.verdict != "unknown":
+            better = self.b if difference.verdict == "b" else self.a
+            return f"{better.release} is better: it errs less by {abs(difference.mean_m) / 1000:.3f} km on average"
+        if difference.sessions < MIN_SESSIONS:
+            return (
+                f"cannot tell: {difference.sessions} sessions are too few, wanted {MIN_SESSIONS}; use a larger "
+                f"{self.split} split"
+            )
+        if difference.low_m == difference.high_m == 0:
             return f"cannot tell: both err alike in every {self.unit.removesuffix('s')}"
         return "cannot tell: the interval holds 0; more sessions would narrow it"

@@ -50,10 +50,10 @@ def show(models: str, name: str) -> dict[str, Any]:
     return describe(release, str(latest.version) if latest else None)
 
 
-def list_lines(found: dict[str, Any]) -> Iterator[str]:
+def list_lines(overview: dict[str, Any]) -> Iterator[str]:
     """For people."""
     rows = [["release", "", "created", "precision", "MB", "backbone", "feature set", "median error, km"]]
-    for release in found["releases"]:
+    for release in overview["releases"]:
         about = release["about"]
         rows.append(
             [
@@ -68,21 +68,21 @@ def list_lines(found: dict[str, Any]) -> Iterator[str]:
             ]
         )
     yield from text_table(rows)
-    if found["incomplete"]:
-        yield f"not complete, being written or left by an export that was killed: {', '.join(found['incomplete'])}"
+    if overview["incomplete"]:
+        yield f"not complete, being written or left by an export that was killed: {', '.join(overview['incomplete'])}"
 
 
-def show_lines(found: dict[str, Any]) -> Iterator[str]:
+def show_lines(overview: dict[str, Any]) -> Iterator[str]:
     """For people."""
-    about = found["about"]
-    yield f"release {found['release']}{', the latest' if found['latest'] else ''}, of {found['created']}"
+    about = overview["about"]
+    yield f"release {overview['release']}{', the latest' if overview['latest'] else ''}, of {overview['created']}"
     for name in ("backbone", "precision", "feature_set", "spec", "basis", "checkpoint_sha256"):
         yield f"  {name.replace('_', ' ')}: {about.get(name)}"
     for split, metrics in about.get("metrics", {}).items():
         yield f"  {split}: " + ", ".join(f"{name} {value:,.6g}" for name, value in metrics.items())
-    for name, facts in found["files"].items():
+    for name, facts in overview["files"].items():
         yield f"  {name}: {facts['size_bytes']:,} bytes, sha256 {facts['sha256']}"
-    yield found["url"]
+    yield overview["url"]
 
 
 def _median(about: dict[str, Any]) -> str:

@@ -92,12 +92,12 @@ class Registry:
     def aliases(self) -> dict[str, str]:
         """Alias → release."""
         with self._answering():
-            found = self._client.search_registered_models(f"name = '{self.request.model}'")
-            if not found:
+            models = self._client.search_registered_models(f"name = '{self.request.model}'")
+            if not models:
                 return {}
             versions = {
                 alias: self._client.get_model_version(self.request.model, str(number))
-                for alias, number in found[0].aliases.items()
+                for alias, number in models[0].aliases.items()
             }
             return {alias: str(version.tags.get("release")) for alias, version in versions.items()}
 
@@ -109,8 +109,8 @@ class Registry:
 
     def _find(self, release: Release) -> str | None:
         query = f"name = '{self.request.model}' and tags.release = '{release.version}'"
-        found = [item for item in self._client.search_model_versions(query) if item.source == release.url]
-        return str(max(int(item.version) for item in found)) if found else None
+        versions = [item for item in self._client.search_model_versions(query) if item.source == release.url]
+        return str(max(int(item.version) for item in versions)) if versions else None
 
     def _create_model(self) -> None:
         from mlflow.exceptions import MlflowException

@@ -96,10 +96,10 @@ class Release:
             data = self.objects.get(f"{self.version.directory}/{name}")
         except FileNotFoundError as error:
             raise StoreError(f"{self.url}/{name} is missing; restore it, or use another release") from error
-        found, wanted = hashlib.sha256(data).hexdigest(), self.files[name]["sha256"]
-        if found != wanted:
+        digest, wanted = hashlib.sha256(data).hexdigest(), self.files[name]["sha256"]
+        if digest != wanted:
             raise StoreError(
-                f"{self.url}/{name} has SHA-256 {found[:12]}… ({len(data)} bytes), and {wanted[:12]}… was published "
+                f"{self.url}/{name} has SHA-256 {digest[:12]}… ({len(data)} bytes), and {wanted[:12]}… was published "
                 f"({self.files[name]['size_bytes']} bytes); it is damaged: restore it, or use another release"
             )
         return data
@@ -124,11 +124,11 @@ def list_releases(objects: Objects) -> tuple[list[Release], list[Version]]:
     """Complete releases, the highest number first; and the numbers of those that are not (yet) complete."""
     complete, incomplete = [], []
     for version in reversed(claimed_versions(objects)):
-        found = find_release(objects, version)
-        if found is None:
+        release = find_release(objects, version)
+        if release is None:
             incomplete.append(version)
         else:
-            complete.append(found)
+            complete.append(release)
     return complete, incomplete
 
 
@@ -162,11 +162,11 @@ def require_release(objects: Objects, version: Version) -> Release:
     Raises:
         UsageError: when there is none of this number.
     """
-    found = find_release(objects, version)
-    if found is None:
+    release = find_release(objects, version)
+    if release is None:
         state = "is not complete" if version in claimed_versions(objects) else "does not exist"
         raise UsageError(f"release {version} in {objects.location} {state}; 'releases list' shows what there is")
-    return found
+    return release
 
 
 def now() -> str:

@@ -94,8 +94,8 @@ def measure(
         for index, milliseconds in median_latencies_ms(calls, repeats).items():
             latencies[int(index)][size] = milliseconds
     return [
-        _measured(graph, found, outputs[0], rows.position, latency)
-        for graph, found, latency in zip(graphs, outputs, latencies, strict=True)
+        _measured(graph, output, outputs[0], rows.position, latency)
+        for graph, output, latency in zip(graphs, outputs, latencies, strict=True)
     ]
 
 
@@ -104,9 +104,9 @@ def _call(session: Any, features: npt.NDArray[np.float32]) -> Any:
 
 
 def _measured(
-    graph: ExportedGraph, found: Outputs, fp32: Outputs, true: npt.NDArray[np.float64], latency: dict[int, float]
+    graph: ExportedGraph, output: Outputs, fp32: Outputs, true: npt.NDArray[np.float64], latency: dict[int, float]
 ) -> Measured:
-    difference, error = geodesic_m(fp32[0], found[0]), geodesic_m(true, found[0])
+    difference, error = geodesic_m(fp32[0], output[0]), geodesic_m(true, output[0])
     return Measured(
         precision=graph.info.precision,
         path=graph.path,
@@ -114,7 +114,7 @@ def _measured(
         rows=len(true),
         difference_mean_m=_number(difference.mean()),
         difference_max_m=_number(difference.max()),
-        sigma_difference=_number(np.abs(found[1] / fp32[1] - 1).max()),
+        sigma_difference=_number(np.abs(output[1] / fp32[1] - 1).max()),
         error_mean_m=_number(error.mean()),
         error_median_m=_number(np.median(error)),
         latency_ms=latency,

@@ -143,8 +143,8 @@ class Validation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `metrics.json`; what is not a number is null."""
-        found = {**asdict(self), "share": self.share, "difference_m": self.difference_m, "relative": self.relative}
-        plain: dict[str, Any] = _finite({**found, "passed": self.passed})
+        content = {**asdict(self), "share": self.share, "difference_m": self.difference_m, "relative": self.relative}
+        plain: dict[str, Any] = _finite({**content, "passed": self.passed})
         return plain
 
 
@@ -211,13 +211,13 @@ def run_torch(module: Located, features: npt.NDArray[np.float32]) -> Outputs:
 
 
 def compare(
-    expected: Outputs, found: Outputs, tolerance: Tolerance, batch_size: int
+    expected: Outputs, actual: Outputs, tolerance: Tolerance, batch_size: int
 ) -> tuple[BatchResult, npt.NDArray[np.float64]]:
     """How far outputs are from those expected, and (n,) the distance of each position in metres, infinite where it is none."""
-    distance = geodesic_m(expected[0], found[0])  # NaN where a position is none
+    distance = geodesic_m(expected[0], actual[0])  # NaN where a position is none
     sigma = expected[1].astype(np.float64)
     least = sigma.min(axis=1)
-    sigma_difference = np.abs(found[1] - sigma)
+    sigma_difference = np.abs(actual[1] - sigma)
     within = (distance <= tolerance.absolute_m + tolerance.relative * least) & (
         sigma_difference <= tolerance.relative * sigma
     ).all(axis=1)
@@ -232,8 +232,8 @@ def _latency(module: Located, session: Any, rows: Rows, batch_size: int, repeats
     tensor = torch.from_numpy(features)
     with torch.inference_mode():
         calls = {"torch": lambda: module(tensor), "onnx": lambda: session.run(None, {"features": features})}
-        found = median_latencies_ms(calls, repeats)
-    return {**found, "speedup": found["torch"] / found["onnx"]}
+        latency_ms = median_latencies_ms(calls, repeats)
+    return {**latency_ms, "speedup": latency_ms["torch"] / latency_ms["onnx"]}
 
 
 def _finite(value: Any) -> Any:

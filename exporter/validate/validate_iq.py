@@ -45,8 +45,8 @@ def validate_iq(
         raise DataQualityError("there is no capture to validate the IQ graph on; give some .npy files")
     predictor = Predictor(graph)
     predicted = list(predictor.predict_files(paths, checkpoint.features.spec.sample_rate_hz))
-    found = np.concatenate([item.positions for item in predicted]), np.concatenate([item.uncertainties for item in predicted])
-    result, distances = compare(expected_of(checkpoint, paths), found, tolerance, 1)
+    actual = np.concatenate([item.positions for item in predicted]), np.concatenate([item.uncertainties for item in predicted])
+    result, distances = compare(expected_of(checkpoint, paths), actual, tolerance, 1)
     order = np.argsort(-distances, kind="stable")[:WORST]
     return Validation(
         graph=predictor.name,

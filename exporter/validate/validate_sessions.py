@@ -68,8 +68,8 @@ def validate_sessions(  # noqa: PLR0913 - all but the first three have good defa
     for n_captures in (widest, *RECEIVERS):
         expected = run_torch(module, rows.with_room(min(n_captures, widest)))
         for size in BATCH_SIZES if n_captures == widest else BATCH_SIZES[-1:]:
-            found = run_sessions(opened, rows.with_room(n_captures), size)
-            result, distance = compare_sessions(expected, found, tolerance, size, n_captures)
+            actual = run_sessions(opened, rows.with_room(n_captures), size)
+            result, distance = compare_sessions(expected, actual, tolerance, size, n_captures)
             batches.append(result)
             distances = np.maximum(distances, distance)
     return Validation(
@@ -136,19 +136,19 @@ def run_torch(module: nn.Module, rows: SessionRows, name: str = "features", batc
 
 
 def compare_sessions(
-    expected: SessionOutputs, found: SessionOutputs, tolerance: Tolerance, batch_size: int, receivers: int
+    expected: SessionOutputs, actual: SessionOutputs, tolerance: Tolerance, batch_size: int, receivers: int
 ) -> tuple[BatchResult, npt.NDArray[np.float64]]:
     """How far outputs are from those expected, and (n,) distances of positions in metres, infinite where one is none.
 
     σ is that along the narrow axis of the covariance. Entries of the covariance are compared in units of √(Σᵢᵢ·Σⱼⱼ), and log
     densities in nats; these may differ by ten times the relative tolerance at the peak, and by as much more for each nat below.
     """
-    distance = geodesic_m(expected[0], found[0])  # NaN where a position is none
+    distance = geodesic_m(expected[0], actual[0])  # NaN where a position is none
     least = np.sqrt(np.linalg.eigvalsh(expected[1])[:, 0])
     spread = np.sqrt(np.diagonal(expected[1], axis1=1, axis2=2))
-    covariance = (np.abs(found[1] - expected[1]) / (spread[:, :, None] * spread[:, None, :])).max(axis=(1, 2))
+    covariance = (np.abs(actual[1] - expected[1]) / (spread[:, :, None] * spread[:, None, :])).max(axis=(1, 2))
     depth = 1 + expected[2].max(axis=(1, 2), keepdims=True) - expected[2]
-    density = (np.abs(found[2] - expected[2]) / depth).max(axis=(1, 2))
+    density = (np.abs(actual[2] - expected[2]) / depth).max(axis=(1, 2))
     within = (
         (distance <= tolerance.absolute_m + tolerance.relative * least)
         & (covariance <= 2 * tolerance.relative)
@@ -168,5 +168,5 @@ def _latency(module: nn.Module, session: Any, rows: SessionRows, repeats: int) -
     one = rows.select(slice(0, 1))
     inputs = one.inputs("features")
     calls = {"torch": lambda: run_torch(module, one), "onnx": lambda: session.run(None, inputs)}
-    found = median_latencies_ms(calls, repeats)
-    return {**found, "speedup": found["torch"] / found["onnx"] if found["onnx"] else math.nan}
+    latency_ms = median_latencies_ms(calls, repeats)
+    return {**latency_ms, "speedup": latency_ms["torch"] / latency_ms["onnx"] if latency_ms["onnx"] else math.nan}

@@ -44,7 +44,7 @@ class Batch:
         """Rows known to be rejected, and why."""
         if self.marker is not None:
             return read_rejected(self.marker)
-        return {row: found for part in self.parts.values() for row, found in part.rejected.items()}
+        return {row: rejection for part in self.parts.values() for row, rejection in part.rejected.items()}
 
     @property
     def reason(self) -> npt.NDArray[np.uint8]:

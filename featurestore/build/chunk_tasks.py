@@ -152,12 +152,12 @@ def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
     segment, memory = task.segment, _chunk_memory(task.segment)
     objects = open_objects(task.store_url)
     logmel: npt.NDArray[np.float32] = memory.logmel.rows
-    n_bytes, found = fill(logmel)
+    n_bytes, rejections = fill(logmel)
     n_rows = len(task.keys)
-    for row in found:
+    for row in rejections:
         logmel[row] = np.nan
     crcs = {"logmel": put_once(objects, f"{segment.path}/logmel", segment.logmel, task.chunk, memory.logmel)}
-    rejected = _as_written(logmel[:n_rows], found)
+    rejected = _as_written(logmel[:n_rows], rejections)
     valid = np.ones(n_rows, bool)
     valid[list(rejected)] = False
     for row in range(n_rows):
@@ -175,7 +175,7 @@ def write_rows(task: ComputeChunk, fill: Fill) -> ChunkDone:
         writes.append(lambda: crcs.update({name: _put_features(objects, segment, basis, task.chunk, memory)}))
     map_concurrently(objects, lambda write: write(), writes)
     start = segment.logmel.rows(task.chunk).start
-    part = Part(crcs, {start + row: (found.reason, found.detail) for row, found in rejected.items()})
+    part = Part(crcs, {start + row: (rejections.reason, rejections.detail) for row, rejections in rejected.items()})
     objects.put_json(segment.part_path(task.chunk), part.to_json())
     return ChunkDone(segment.segment, task.chunk, n_rows, n_bytes, part, moments)
 

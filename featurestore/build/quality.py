@@ -65,27 +65,27 @@ class Quality:
 
     def _describe(self, capture: int) -> RejectedCapture:
         snapshot = self._plan.snapshot
-        found = self._found.get(capture)
+        by_window = self._found.get(capture)
         if self._plan.capture_reason[capture]:
             detail = explain_rejection(self._plan, capture)
-        elif not found:
+        elif not by_window:
             detail = "known from an earlier build"
         else:
-            detail = describe_windows(found, self._plan.spec.windows_per_capture)
+            detail = describe_windows(by_window, self._plan.spec.windows_per_capture)
         reason = Reason(int(self._reasons[capture]))
         return RejectedCapture(int(snapshot.capture_id[capture]), snapshot.key(capture), reason.label, detail)
 
 
-def describe_windows(found: Mapping[int, tuple[Reason, str]], n_windows: int) -> str:
+def describe_windows(by_window: Mapping[int, tuple[Reason, str]], n_windows: int) -> str:
     """The detail of a rejected capture.
 
     Args:
-        found: reason and detail of each window that is rejected, by its number.
+        by_window: reason and detail of each window that is rejected, by its number.
         n_windows: windows per capture.
     """
     if n_windows == 1:
-        return found[0][1]
-    return "; ".join(f"window {window}: {text}" for window, (_, text) in sorted(found.items()))
+        return by_window[0][1]
+    return "; ".join(f"window {window}: {text}" for window, (_, text) in sorted(by_window.items()))
 
 
 def _shown(key: str) -> str:

@@ -79,9 +79,9 @@ def compute_rows(
     for rows, capture in zip(groups, read_ahead(read, groups, threads=not raw.location.is_local), strict=True):
         n_bytes += capture.n_bytes
         for row, window in zip(rows, capture.windows, strict=True):
-            found = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
-            if found is not None:
-                rejected[row] = found
+            rejection = window if isinstance(window, Rejection) else _compute_row(compute, window, out[row])
+            if rejection is not None:
+                rejected[row] = rejection
     return n_bytes, rejected
 
 

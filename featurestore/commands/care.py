@@ -58,9 +58,9 @@ def verify_features(
         raise click.UsageError("--deep computes rows from their recordings again; say where those are with --raw")
     check = DeepCheck(Location.parse(raw), rows, seed) if deep and raw is not None else None
     with on_stderr(quiet) as progress:
-        found = verify_pairs(store, version, progress) if pairs else verify(store, version, progress, check)
-    emit_report(found, as_json)
-    found.require_sound()
+        verification = verify_pairs(store, version, progress) if pairs else verify(store, version, progress, check)
+    emit_report(verification, as_json)
+    verification.require_sound()
 
 
 @click.command("repair")

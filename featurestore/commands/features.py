@@ -34,8 +34,8 @@ def list_features(store: str, pairs: bool, as_json: bool) -> None:
     """
     from featurestore.look.overview import list_lines, summarize
 
-    found = summarize(f"{store}/pairs" if pairs else store)
-    emit(found, as_json, list_lines(found))
+    sets = summarize(f"{store}/pairs" if pairs else store)
+    emit(sets, as_json, list_lines(sets))
 
 
 @features_group.command("show")
@@ -58,8 +58,8 @@ def show_features(version: str, store: str, as_json: bool, quiet: bool) -> None:
     from featurestore.progress import on_stderr
 
     with on_stderr(quiet) as progress:
-        found = show(store, version, progress)
-    emit(found, as_json, show_lines(found))
+        overview = show(store, version, progress)
+    emit(overview, as_json, show_lines(overview))
 
 
 @features_group.command("report")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from featurestore.errors import HeimdallError, ServiceUnavailableError, first_li
 from featurestore.progress import Progress, Silent
 
 DEADLINE_S = 10.0
+ATTEMPTS = 4
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 MARKS = {OK: "✓", FAILED: "✗", SKIPPED: "–"}
 
@@ -90,30 +92,42 @@ def run(checks: Sequence[Check], progress: Progress | None = None) -> list[Findi
     """The findings of all checks, in their order; none takes longer than its deadline, and none keeps another from its own."""
     progress = progress or Silent()
     progress.start("look", len(checks), "checks")
-    found: dict[int, Finding] = {}
+    findings: dict[int, Finding] = {}
     threads = []
     began = time.monotonic()
     for place, check in enumerate(checks):
         # Not a pool: Python would wait at its end for a check that hangs.
-        thread = threading.Thread(target=lambda place=place, check=check: found.setdefault(place, _look(check)), daemon=True)
+        thread = threading.Thread(target=lambda place=place, check=check: findings.setdefault(place, _look(check)), daemon=True)
         thread.start()
         threads.append(thread)
     for place, (check, thread) in enumerate(zip(checks, threads, strict=True)):
         thread.join(max(0.0, began + check.deadline_s - time.monotonic()))
         late = f"no answer within {check.deadline_s:g} s"
-        found.setdefault(place, Finding(check.name, FAILED, late, check.next_step, no_answer=True))
+        findings.setdefault(place, Finding(check.name, FAILED, late, check.next_step, no_answer=True))
         progress.advance(1)
-    return [found[place] for place in range(len(checks))]
+    return [findings[place] for place in range(len(checks))]
 
 
 def _look(check: Check) -> Finding:
     try:
-        return Finding(check.name, OK, check.look())
+        return Finding(check.name, OK, _look_again(check))
     except Skipped as reason:
         return Finding(check.name, SKIPPED, str(reason))
     except HeimdallError as error:
-        found, _, next_step = str(error).partition("; ")
+        problem, _, next_step = str(error).partition("; ")
         no_answer = isinstance(error, ServiceUnavailableError)
-        return Finding(check.name, FAILED, found, next_step or check.next_step, no_answer)
+        return Finding(check.name, FAILED, problem, next_step or check.next_step, no_answer)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks go on
         return Finding(check.name, FAILED, f"{type(error).__name__}: {first_line(error)}", check.next_step)
+
+
+def _look_again(check: Check) -> str:
+    """What is found; a few times if need be.
+
+    Two threads that parse Python at the same time, as imports and `packaging` do, confuse each other before Python 3.11.8 and
+    3.12.2: "AST constructor recursion depth mismatch" (https://github.com/python/cpython/issues/106905).
+    """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(SystemError):
+            return check.look()
+    return check.look()

@@ -34,8 +34,10 @@ def _look_at_workers(client: Any, scheduler: str) -> str:
         ours = version(package)
         for worker, theirs in client.run(version, package, on_error="return").items():
             if theirs != ours:
-                found = f"lacks {package}" if isinstance(theirs, Exception) else f"has {package} {theirs}, and {ours} is here"
-                raise HeimdallError(f"worker {worker} {found}; install the same there")
+                difference = (
+                    f"lacks {package}" if isinstance(theirs, Exception) else f"has {package} {theirs}, and {ours} is here"
+                )
+                raise HeimdallError(f"worker {worker} {difference}; install the same there")
     for worker, risky in client.run(_may_freeze).items():
         if risky:
             raise HeimdallError(

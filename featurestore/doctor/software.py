@@ -40,10 +40,10 @@ def compare(wanted: Iterable[Requirement]) -> tuple[list[str], list[str]]:
 
 
 def _python() -> str:
-    wanted, found = metadata(PACKAGE)["Requires-Python"], platform.python_version()
-    if not SpecifierSet(wanted).contains(found, prereleases=True):
-        raise HeimdallError(f"Python {found}, and {wanted} is wanted; install a newer one, and this package into it")
-    return f"{found} on {platform.system()} {platform.machine()}"
+    wanted, running = metadata(PACKAGE)["Requires-Python"], platform.python_version()
+    if not SpecifierSet(wanted).contains(running, prereleases=True):
+        raise HeimdallError(f"Python {running}, and {wanted} is wanted; install a newer one, and this package into it")
+    return f"{running} on {platform.system()} {platform.machine()}"
 
 
 def _packages(extra: str) -> str:

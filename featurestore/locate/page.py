@@ -50,7 +50,7 @@ def make_page(located: Located) -> Page:
         *located.notes,
     ]
     east, north = (np.sqrt(np.diag(located.posterior.covariance_m2)) * KM).tolist()
-    found = (
+    figures = (
         Card("Place", f"{latitude:.4f}, {longitude:.4f}", "latitude, longitude: the point of least expected distance"),
         Card(
             "86.5% region", f"{located.posterior.area_km2(LEVELS[1]):,.0f} km²", "it holds the transmitter in 86.5 of 100 cases"
@@ -59,7 +59,7 @@ def make_page(located: Located) -> Page:
         Card("Pairs", f"{int(located.pairs.usable.sum())} of {len(located.pairs)}", "that could be correlated"),
     )
     data = {**_maps(located), **_pairs(located), **_recordings(located)}
-    return Page("featurestore.locate/locate.html", "Where the transmitter is", lead, found, data)
+    return Page("featurestore.locate/locate.html", "Where the transmitter is", lead, figures, data)
 
 
 def _maps(located: Located) -> dict[str, Chart]:

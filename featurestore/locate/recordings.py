@@ -69,13 +69,13 @@ def read_positions(path: Path, files: Sequence[Path]) -> list[Receiver]:
         if receiver.file in known:
             raise UsageError(f"{name}, line {line}: {receiver.file} is there twice; keep one line of it")
         known[receiver.file] = receiver
-    found = []
+    receivers = []
     for file in files:
         if file.name not in known:
             raise UsageError(f"{name} has no line for {file.name}; add its websdr_id, latitude and longitude")
-        found.append(known[file.name])
-    _require_once(files, found)
-    return found
+        receivers.append(known[file.name])
+    _require_once(files, receivers)
+    return receivers
 
 
 def read_session(files: Sequence[Path], receivers: Sequence[Receiver], progress: Progress) -> Session:

@@ -163,29 +163,29 @@ def _unequal(one: Mapping[str, Any], other: Mapping[str, Any], absent: Any = Non
 
 
 def _moved(ids: npt.NDArray[Any], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    moved: dict[str, list[int]] = {}
     for one in (Split.TRAIN, Split.VAL, Split.TEST):
         for other in (Split.TRAIN, Split.VAL, Split.TEST):
             there = ids[(before == one) & (after == other)].tolist()
             if one is not other and there:
-                found[f"{one.name.lower()} → {other.name.lower()}"] = there
-    return found
+                moved[f"{one.name.lower()} → {other.name.lower()}"] = there
+    return moved
 
 
 def _statistics(first: FeatureSet, second: FeatureSet) -> dict[str, Any] | None:
     one, other = first.basis, second.basis
     if one.id == other.id:
         return None
-    found: dict[str, Any] = {"basis": (one.id, other.id), "train_rows": (one.rows, other.rows)}
+    difference: dict[str, Any] = {"basis": (one.id, other.id), "train_rows": (one.rows, other.rows)}
     bands = ("n_mels", "n_mfcc", "f_min_hz", "f_max_hz", "sample_rate_hz")
     if any(getattr(first.spec, name) != getattr(second.spec, name) for name in bands):
-        return {**found, "comparable": False}
-    found |= {"comparable": True, "units": "1" if first.spec.n_mfcc else "dB"}
+        return {**difference, "comparable": False}
+    difference |= {"comparable": True, "units": "1" if first.spec.n_mfcc else "dB"}
     for name in ("mean", "std"):
         change = getattr(other, name).astype(np.float64) - getattr(one, name)  # (channel, band)
         channel, band = np.unravel_index(np.abs(change).argmax(), change.shape)
-        found[name] = {"largest": float(change[channel, band]), "channel": CHANNELS[channel], "band": int(band)}
-    return found
+        difference[name] = {"largest": float(change[channel, band]), "channel": CHANNELS[channel], "band": int(band)}
+    return difference
 
 
 def _statistics_lines(statistics: dict[str, Any] | None) -> Iterator[str]:
@@ -199,8 +199,11 @@ def _statistics_lines(statistics: dict[str, Any] | None) -> Iterator[str]:
         return
     units = "" if statistics["units"] == "1" else " " + statistics["units"]
     for name in ("mean", "std"):
-        found = statistics[name]
-        yield f"  {name:24} differs most by {found['largest']:+.2f}{units}, in band {found['band']} of {found['channel']}"
+        difference = statistics[name]
+        yield (
+            f"  {name:24} differs most by {difference['largest']:+.2f}{units}, in band {difference['band']} of "
+            f"{difference['channel']}"
+        )
 
 
 def _ids_lines(name: str, ids: list[int]) -> Iterator[str]:

@@ -56,15 +56,15 @@ def _summary(manifest: Manifest, names: list[str]) -> dict[str, Any]:
     }
 
 
-def list_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def list_lines(sets: list[dict[str, Any]]) -> Iterator[str]:
     """The entries as a table."""
-    if not found:
+    if not sets:
         yield "no feature set yet; build-features makes one"
         return
     header = ("version", "created (UTC)", "captures", "rows", *SPLITS, "rejected", "spec", "names")
-    table = [header, *(_cells(entry) for entry in found if "damaged" not in entry)]
+    table = [header, *(_cells(entry) for entry in sets if "damaged" not in entry)]
     yield from text_table(table, right=range(2, 8))
-    for entry in found:
+    for entry in sets:
         if "damaged" in entry:
             yield f"{entry['version']}  {entry['damaged']}"
 

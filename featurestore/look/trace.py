@@ -94,14 +94,14 @@ class Trace:
         yield f"capture {self.capture_id}: known to {len(self.sets):,} of {self.searched:,} feature sets"
         if not self.sets:
             yield "  it was not approved, or not in the catalog, when they were built; approve it, then run build-features"
-        for found in self.sets:
-            names = f" ({', '.join(found.names)})" if found.names else ""
-            yield f"{found.version}{names}, built {found.created[:19].replace('T', ' ')} UTC: {found.state}"
-            if found.session_id is not None:
-                yield f"  session {found.session_id}, receiver {found.websdr_id}"
-            if found.rejected is not None:
-                yield f"  {found.rejected['reason']}: {found.rejected['iq_key']}: {found.rejected['detail']}"
-            for row in found.rows:
+        for each in self.sets:
+            names = f" ({', '.join(each.names)})" if each.names else ""
+            yield f"{each.version}{names}, built {each.created[:19].replace('T', ' ')} UTC: {each.state}"
+            if each.session_id is not None:
+                yield f"  session {each.session_id}, receiver {each.websdr_id}"
+            if each.rejected is not None:
+                yield f"  {each.rejected['reason']}: {each.rejected['iq_key']}: {each.rejected['detail']}"
+            for row in each.rows:
                 where = f"row {row.segment_row:,} of segment {row.segment}"
                 yield f"  row {row.row:,}, window {row.window}: {row.split or 'not served'}; {where}"
         for version, reason in self.damaged.items():
@@ -130,7 +130,7 @@ def trace(store: str, capture_id: int, progress: Progress | None = None) -> Trac
     manifests, unreadable = list_sets(objects)
     damaged = {version: str(error) for version, error in unreadable.items()}
     held: dict[str, _Held] = {}
-    found = []
+    traces = []
     progress = progress or Silent()
     progress.start("search", len(manifests), "feature sets")
     for manifest in manifests:
@@ -146,8 +146,8 @@ def trace(store: str, capture_id: int, progress: Progress | None = None) -> Trac
             damaged[manifest.version] = str(error)
             continue
         if traced is not None:
-            found.append(traced)
-    return Trace(capture_id, tuple(found), len(manifests) + len(unreadable) - len(damaged), damaged)
+            traces.append(traced)
+    return Trace(capture_id, tuple(traces), len(manifests) + len(unreadable) - len(damaged), damaged)
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def explain(error: Exception, name: str, location: str) -> Exception:
 
 def _explain_answer(error: Exception, name: str, text: str, reason: str) -> HeimdallError:
     """Our error for what an S3 server answered, or failed to."""
-    found = re.search(r"status code: (\d{3})", text)
-    status = int(found[1]) if found else 0
+    match = re.search(r"status code: (\d{3})", text)
+    status = int(match[1]) if match else 0
     if status in (401, 403) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return StoreError(
             f"access to {name} was refused ({reason}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "

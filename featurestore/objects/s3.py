@@ -54,12 +54,12 @@ def _endpoint(session: boto3.Session) -> str | None:
     core = session._session  # noqa: SLF001 - boto3 hands its botocore session on in no other way
     if core.get_config_variable("ignore_configured_endpoint_urls"):
         return None
-    found = ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), "s3").provide()
-    if found is None:
+    endpoint = ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), "s3").provide()
+    if endpoint is None:
         return None
-    if not is_valid_endpoint_url(found):
+    if not is_valid_endpoint_url(endpoint):
         raise ValueError("no URL")
-    return str(found)
+    return str(endpoint)
 
 
 def connect(location: Location, patience: Patience) -> Connections:

@@ -135,7 +135,7 @@ def _inline(document: bytes, label: str, titles: Titles) -> Html:
     for node in root.iter():
         node.attrib = {_local(key): value for key, value in node.attrib.items()}
         if "style" in node.attrib:
-            node.set("style", COLOUR.sub(lambda found: COLOURS.get(found[0], found[0]), node.attrib["style"]))
+            node.set("style", COLOUR.sub(lambda colour: COLOURS.get(colour[0], colour[0]), node.attrib["style"]))
         name = node.attrib.get("id", "")
         _add_titles(node, titles.get(name, ()))
         if name and name not in used:  # every chart has a figure_1

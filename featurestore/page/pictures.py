@@ -50,7 +50,7 @@ def save_pictures(document: str, directory: Path) -> list[Path]:
 
 def _standalone(picture: str) -> str:
     """A part of a page → a document: namespace, ink, and colours instead of variables of the style sheet."""
-    coloured = VARIABLE.sub(lambda found: LIGHT[found[1]], picture).replace("currentColor", LIGHT["ink"])
+    coloured = VARIABLE.sub(lambda variable: LIGHT[variable[1]], picture).replace("currentColor", LIGHT["ink"])
     space = f'<svg xmlns="http://www.w3.org/2000/svg" fill="{LIGHT["ink"]}" font-family="sans-serif" '
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + coloured.replace("<svg ", space, 1) + "\n"
 

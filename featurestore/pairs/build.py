@@ -210,8 +210,8 @@ def _compute(request: PairBuildRequest, plan: PairPlan, objects: Objects, progre
             progress.advance(done.sessions, done.n_bytes)
     uses = []
     for use, segment, parts in opened:
-        details, found = on_disk.notes_from_json(on_disk.finish(objects, segment, use.rows, parts))
-        unusable.update(found)
+        details, rejected = on_disk.notes_from_json(on_disk.finish(objects, segment, use.rows, parts))
+        unusable.update(rejected)
         uses.append(replace(use, reason=on_disk.reasons_of(use.rows, details)))
     for use in plan.uses:
         if use.reason is not None:

@@ -78,11 +78,11 @@ def compute_pair_chunk(task: PairChunk) -> PairChunkDone:
     n_bytes = 0
     for session, pieces in zip(task.sessions, _read_sessions(open_objects(task.raw_url), task), strict=True):
         rows = slice(session.row - first_row, session.row - first_row + session.n_rows)
-        for recording, found in zip(session.recordings, pieces, strict=True):
-            if isinstance(found, Rejection):
-                unusable[recording.capture_id] = found.reason.label, found.detail
-            elif found is not None:
-                n_bytes += found.samples.nbytes
+        for recording, piece in zip(session.recordings, pieces, strict=True):
+            if isinstance(piece, Rejection):
+                unusable[recording.capture_id] = piece.reason.label, piece.detail
+            elif piece is not None:
+                n_bytes += piece.samples.nbytes
         arrays = (buffers["correlation"].rows[rows], buffers["measured"].rows[rows])
         for row, found_why in correlate_session(pieces, segment, *arrays).items():
             details[session.row + row] = found_why
@@ -98,7 +98,7 @@ def compute_pair_chunk(task: PairChunk) -> PairChunkDone:
 
 
 def correlate_session(
-    found: Sequence[Heard | Rejection | None],
+    pieces: Sequence[Heard | Rejection | None],
     segment: PairSegment,
     correlation: npt.NDArray[np.float16],
     measured: npt.NDArray[np.float64],
@@ -106,7 +106,7 @@ def correlate_session(
     """Fill the rows of one session.
 
     Args:
-        found: what was read of each capture; `None`: it shares no time with the others.
+        pieces: what was read of each capture; `None`: it shares no time with the others.
         segment: with the spec.
         correlation: (pair, 2, lag).
         measured: (pair, column).
@@ -114,7 +114,7 @@ def correlate_session(
     Returns:
         Rows without a delay, counted within the session, and why.
     """
-    heard = [each for each in found if isinstance(each, Heard)]
+    heard = [each for each in pieces if isinstance(each, Heard)]
     place = {id(each): index for index, each in enumerate(heard)}
     pairs = measure_pairs(heard, segment.spec.options) if len(heard) >= 2 else None
     order = (
@@ -122,7 +122,7 @@ def correlate_session(
     )
     curves = None if pairs is None else _curves(pairs, segment.spec)
     details: Details = {}
-    for row, (a, b) in enumerate(combinations(found, 2)):
+    for row, (a, b) in enumerate(combinations(pieces, 2)):
         for each in (a, b):
             if isinstance(each, Rejection):
                 details[row] = UNUSABLE, f"{each.reason.label}: {each.detail}"

@@ -119,11 +119,11 @@ def make_pair_plan(
     reasons = _prefilter(snapshot, listing, timed)
     sessions = find_sessions(snapshot, listing, timed & (reasons == Reason.VALID))
     free = {session.digest: place for place, session in enumerate(sessions)}
-    found = [(segment, segment.rows.sessions()) for segment in stored]
-    found.sort(key=lambda pair: (-sum(each[0] in free for each in pair[1]), len(pair[0].rows), pair[0].segment))
+    candidates = [(segment, segment.rows.sessions()) for segment in stored]
+    candidates.sort(key=lambda pair: (-sum(each[0] in free for each in pair[1]), len(pair[0].rows), pair[0].segment))
     uses = []
     for complete in (True, False):
-        for segment, held in found:
+        for segment, held in candidates:
             wanted = [each for each in held if each[0] in free]
             enough = wanted and (complete or len(wanted) >= FINISH_SHARE * len(held))
             if (segment.reason is not None) == complete and enough:

@@ -153,8 +153,8 @@ def finish(objects: Objects, segment: PairSegment, rows: PairRows, parts: Mappin
         StoreError: when another build completed it with other values.
         ServiceUnavailableError: when `features gc` took something of it meanwhile.
     """
-    details = {row: found for part in parts.values() for row, found in part.details.items()}
-    unusable = {capture: found for part in parts.values() for capture, found in part.unusable.items()}
+    details = {row: reason for part in parts.values() for row, reason in part.details.items()}
+    unusable = {capture: reason for part in parts.values() for capture, reason in part.unusable.items()}
     write_array(objects, f"{segment.path}/{REASON}", reasons_of(rows, details), segment.layout(REASON))
     names = [*FACTS, "lag_s", REASON, *COMPUTED]
     try:
@@ -201,8 +201,8 @@ def read_stored_pair_segments(objects: Objects, spec: PairSpec) -> list[StoredPa
     """All pair segments of a spec, complete or begun; what was not even begun properly is left out."""
     path = segments_path(spec.id)
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path))
-        return [segment for segment in found if segment is not None]
+        segments = pool.map(lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path))
+        return [segment for segment in segments if segment is not None]
 
 
 def _read_stored_segment(objects: Objects, path: str, name: str) -> StoredPairSegment | None:

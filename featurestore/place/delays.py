@@ -96,8 +96,8 @@ def receiver_variances_s2(a: Index, b: Index, variance_s2: Float64, n_receivers:
     scale = variance_s2.max() or 1.0
     # A faint pull to equal shares decides what the sums leave open.
     pull = 1e-3 * np.eye(n_receivers)
-    found, _ = nnls(np.vstack([incidence, pull]), np.concatenate([variance_s2 / scale, np.full(n_receivers, 5e-4)]))
-    return np.asarray(np.maximum(found * scale, LEAST_SHARE * variance_s2.min() + 1e-30))
+    solution, _ = nnls(np.vstack([incidence, pull]), np.concatenate([variance_s2 / scale, np.full(n_receivers, 5e-4)]))
+    return np.asarray(np.maximum(solution * scale, LEAST_SHARE * variance_s2.min() + 1e-30))
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,7 @@ def medians_m(log_density: Densities, grid: Grid) -> Float64:
     Weiszfeld's iteration (Tohoku Math. J. 43, 1937), each cell with its mass. A cell is no point, but a square: its distance is
     taken as √(d² + cell²/12), which is the mean over the square for d ≫ cell, and has no corner at d = 0.
     """
-    found = []
+    medians = []
     for part in _parts(log_density):
         mass = masses(part, grid.cell_m)
         here = mass @ grid.points_m
@@ -71,19 +71,19 @@ def medians_m(log_density: Densities, grid: Grid) -> Float64:
             active = active[np.hypot(*step.T) > MEDIAN_CELLS * grid.cell_m]
             if not len(active):
                 break
-        found.append(here)
-    return np.concatenate(found)
+        medians.append(here)
+    return np.concatenate(medians)
 
 
 def covariances_m2(log_density: Densities, grid: Grid) -> Float64:
     """(b, 2, 2) covariance of east, north, with that of a place within its cell (cell²/12 on both axes)."""
-    found = []
+    covariances = []
     for part in _parts(log_density):
         mass = masses(part, grid.cell_m)
         mean = mass @ grid.points_m
         second = np.einsum("bc,cx,cy->bxy", mass, grid.points_m, grid.points_m, optimize=True)
-        found.append(second - mean[:, :, None] * mean[:, None, :] + np.eye(2) * grid.cell_m**2 / 12)
-    return np.concatenate(found)
+        covariances.append(second - mean[:, :, None] * mean[:, None, :] + np.eye(2) * grid.cell_m**2 / 12)
+    return np.concatenate(covariances)
 
 
 def log_densities_at(log_density: Densities, grid: Grid, points_m: Float64) -> Float64:
@@ -112,12 +112,12 @@ def levels_at(log_density: Densities, grid: Grid, points_m: Float64) -> Float64:
         points_m: (b, 2) metres east, north.
     """
     here = log_densities_at(log_density, grid, points_m)
-    found = []
+    levels = []
     for start, part in _numbered_parts(log_density):
         flat, threshold = part.reshape(len(part), -1), here[start : start + len(part), None]
         mass = masses(part, grid.cell_m)
-        found.append((mass * (flat > threshold)).sum(axis=1) + 0.5 * (mass * (flat == threshold)).sum(axis=1))
-    return np.where(np.isneginf(here), 1.0, np.minimum(np.concatenate(found), 1.0))
+        levels.append((mass * (flat > threshold)).sum(axis=1) + 0.5 * (mass * (flat == threshold)).sum(axis=1))
+    return np.where(np.isneginf(here), 1.0, np.minimum(np.concatenate(levels), 1.0))
 
 
 def thresholds(log_density: Densities, cell_m: float, level: float) -> tuple[Float64, Float64]:

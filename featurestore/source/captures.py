@@ -53,10 +53,10 @@ def layout_metadata(npy: bytes | memoryview) -> dict[str, str]:
     has no usable layout has no metadata.
     """
     head = bytes(npy[:HEADER_LIMIT_BYTES])
-    found = parse_header(head[: header_bytes(head)], len(npy), 1)
-    if isinstance(found, Rejection):
+    layout = parse_header(head[: header_bytes(head)], len(npy), 1)
+    if isinstance(layout, Rejection):
         return {}
-    return {LAYOUT: f"{found.dtype.str} {found.n_samples} {found.offset} {len(npy)}"}
+    return {LAYOUT: f"{layout.dtype.str} {layout.n_samples} {layout.offset} {len(npy)}"}
 
 
 def described(metadata: Mapping[str, str], size_bytes: int) -> Layout | None:
@@ -200,24 +200,24 @@ def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejectio
         The layout, or why a capture with this header is rejected.
     """
     try:
-        found = parse_npy_header(header)
+        header_fields = parse_npy_header(header)
     except HeaderError as error:
         return Rejection(Reason.UNREADABLE, str(error))
-    dtype, shape = found.dtype, found.shape
+    dtype, shape = header_fields.dtype, header_fields.shape
     if dtype.hasobject:
         return Rejection(Reason.UNREADABLE, "holds pickled Python objects; wanted complex64 or complex128")
     if dtype.newbyteorder("=") not in DTYPES:
         return Rejection(Reason.WRONG_DTYPE, f"holds {brief(dtype)}; wanted complex64 or complex128")
     if len(shape) != 1:
         return Rejection(Reason.WRONG_SHAPE, f"has shape {brief(shape)}; wanted one dimension")
-    n_samples, there = shape[0], (size_bytes - found.n_bytes) // dtype.itemsize
+    n_samples, there = shape[0], (size_bytes - header_fields.n_bytes) // dtype.itemsize
     if not 0 <= n_samples <= there:
         return Rejection(
             Reason.UNREADABLE, f"is truncated: {size_bytes} bytes, for {there} samples; its header promises {brief(n_samples)}"
         )
     if n_samples < span:
         return Rejection(Reason.TOO_SHORT, f"has {n_samples} samples; one window needs {span}")
-    return Layout(dtype, n_samples, found.n_bytes)
+    return Layout(dtype, n_samples, header_fields.n_bytes)
 
 
 def check_samples(z: Samples) -> Samples | Rejection:

@@ -53,8 +53,8 @@ def create_table(conninfo: str, name: LiteralString = "measurements") -> None:
     """Create a table of `schema.sql` if the database has none of that name; give one of before the columns that it lacks."""
     with connect(conninfo) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('heimdall.measurements'))")
-        found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
-        if found is None or found[0] is None:
+        table = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
+        if table is None or table[0] is None:
             schema = files("featurestore").joinpath("schema.sql").read_text()
             connection.execute(re.findall(rf"^CREATE TABLE {name} \(.*?^\);", schema, re.DOTALL | re.MULTILINE)[0])
         elif name == "measurements":

@@ -81,15 +81,15 @@ def _parse(header: bytes) -> NpyHeader:
     text = header[10 if version == (1, 0) else 12 :].decode("utf-8" if version == (3, 0) else "latin-1")
     if "\\" in text:  # Python warns of escapes that it does not know
         raise ValueError("it holds a backslash")
-    found = ast.literal_eval(PYTHON_2_LENGTH.sub(r"\1", text))
-    if not isinstance(found, dict) or found.keys() != FIELDS:
+    fields = ast.literal_eval(PYTHON_2_LENGTH.sub(r"\1", text))
+    if not isinstance(fields, dict) or fields.keys() != FIELDS:
         raise ValueError(f"wanted a dict of {', '.join(sorted(FIELDS))}")
-    shape, fortran_order = found["shape"], found["fortran_order"]
+    shape, fortran_order = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(length) is int for length in shape):
         raise ValueError("its shape is no tuple of whole numbers")
     if type(fortran_order) is not bool:
         raise ValueError("its fortran_order is neither True nor False")
-    return NpyHeader(np.lib.format.descr_to_dtype(found["descr"]), shape, fortran_order, len(header))
+    return NpyHeader(np.lib.format.descr_to_dtype(fields["descr"]), shape, fortran_order, len(header))
 
 
 def brief(value: object) -> str:

@@ -12,11 +12,11 @@ NEEDED = {"websdr_id", "latitude", "longitude"}
 
 def read_receiver_table(connection: psycopg.Connection) -> Receivers | None:
     """The table `receivers`, if there is one that looks like ours and may be read; places that cannot be are left out."""
-    found = connection.execute(
+    columns = connection.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('receivers') AND attnum > 0 AND NOT attisdropped"
         " AND has_table_privilege(attrelid, 'SELECT')"
     )
-    names = {row[0] for row in found}
+    names = {row[0] for row in columns}
     if not names >= NEEDED:
         return None
     name = sql.SQL("name::text" if "name" in names else "NULL")

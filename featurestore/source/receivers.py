@@ -51,12 +51,12 @@ class Receivers:
     @classmethod
     def of(cls, rows: Iterable[tuple[int, float, float, str | None, float | None]]) -> Receivers:
         """Those of rows (number, latitude, longitude, name, altitude), in any order, each number once."""
-        found = sorted(rows)
+        ordered = sorted(rows)
         return cls(
-            np.array([row[0] for row in found], np.int64),
-            np.array([row[1:3] for row in found], np.float64).reshape(-1, 2),
-            tuple(row[3] or "" for row in found),
-            np.array([np.nan if row[4] is None else row[4] for row in found], np.float64),
+            np.array([row[0] for row in ordered], np.int64),
+            np.array([row[1:3] for row in ordered], np.float64).reshape(-1, 2),
+            tuple(row[3] or "" for row in ordered),
+            np.array([np.nan if row[4] is None else row[4] for row in ordered], np.float64),
         )
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class Receivers:
         """(m, 2) where the receiver of each row stands; NaN where it is not known."""
         known = np.concatenate([self.position, [[np.nan, np.nan]]])  # what is not found has the last one
         place = np.searchsorted(self.websdr_id, numbers)
-        found = np.append(self.websdr_id, -1)[place] == numbers
-        where: npt.NDArray[np.float64] = known[np.where(found, place, len(self))]
+        is_known = np.append(self.websdr_id, -1)[place] == numbers
+        where: npt.NDArray[np.float64] = known[np.where(is_known, place, len(self))]
         return where
 
     def labels(self) -> list[str]:
@@ -96,10 +96,10 @@ class Receivers:
 
     def sharing(self) -> list[list[int]]:
         """The places, in these columns, of receivers that stand at one position, for each position."""
-        found: dict[tuple[float, ...], list[int]] = {}
+        by_position: dict[tuple[float, ...], list[int]] = {}
         for place, position in enumerate(self.position.tolist()):
-            found.setdefault(tuple(position), []).append(place)
-        return list(found.values())
+            by_position.setdefault(tuple(position), []).append(place)
+        return list(by_position.values())
 
 
 def read_receivers(where: str) -> Receivers:
@@ -123,7 +123,7 @@ def read_receivers(where: str) -> Receivers:
 
 
 def _parse(name: str, text: str) -> Receivers:
-    found: dict[int, tuple[int, float, float, str, float | None]] = {}
+    receivers: dict[int, tuple[int, float, float, str, float | None]] = {}
     for line, row in read_csv(name, text, COLUMNS):
         cells = {str(column).strip().lower(): value for column, value in row.items()}
         values: dict[str, Any] = {}
@@ -132,12 +132,12 @@ def _parse(name: str, text: str) -> Receivers:
                 values[column] = parse(cells[column])
             except (ValueError, TypeError, OverflowError) as error:
                 raise UsageError(f"{name}, line {line}: {column} is {cells[column]!r}; expected {EXPECTED[column]}") from error
-        if values["websdr_id"] in found:
+        if values["websdr_id"] in receivers:
             raise UsageError(f"{name}, line {line}: receiver {values['websdr_id']} is there twice; keep one line of it")
         text_name = " ".join(str(cells.get(NAME) or "").split())
         number = values["websdr_id"]
-        found[number] = number, values["latitude"], values["longitude"], text_name, _altitude(name, line, cells)
-    return Receivers.of(found.values())
+        receivers[number] = number, values["latitude"], values["longitude"], text_name, _altitude(name, line, cells)
+    return Receivers.of(receivers.values())
 
 
 def _altitude(name: str, line: int, cells: dict[str, Any]) -> float | None:

@@ -42,10 +42,10 @@ def read_csv(name: str, text: str, required: Iterable[str]) -> list[tuple[int, d
 
 def require_columns(name: str, columns: Iterable[str], required: Iterable[str]) -> None:
     """Raise `UsageError` when a column is not there."""
-    found = list(columns)
-    missing = [column for column in required if column not in found]
+    present = list(columns)
+    missing = [column for column in required if column not in present]
     if missing:
-        raise UsageError(f"{name} has no column {', '.join(missing)}; it has {', '.join(found) or 'none'}")
+        raise UsageError(f"{name} has no column {', '.join(missing)}; it has {', '.join(present) or 'none'}")
 
 
 def receiver_number(value: Any) -> int:

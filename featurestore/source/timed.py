@@ -30,10 +30,10 @@ def read_layout(raw: Objects, recording: Recording) -> Layout | Rejection:
 
 def read_bytes(raw: Objects, key: str, begin: int, end: int) -> bytes:
     """Just these bytes of an object; `ShortObjectError` when it has fewer."""
-    [found] = raw.get_ranges(key, [begin], [end])
-    if len(found) != end - begin:
+    [piece] = raw.get_ranges(key, [begin], [end])
+    if len(piece) != end - begin:
         raise ShortObjectError(key)
-    return bytes(memoryview(found))
+    return bytes(memoryview(piece))
 
 
 def overlap(own: int, recordings: Sequence[Recording], layouts: Sequence[Layout | Rejection]) -> tuple[int, int] | None:

@@ -128,10 +128,10 @@ def read_basis(objects: Objects, spec_id: str, basis: str) -> Basis:
     except (KeyError, TypeError) as error:
         raise StoreError(f"{name}/zarr.json is no basis ({error!r}); it is damaged: {REPAIR}") from error
     mean, std = read_arrays(objects, [f"{path}/{name}" for name in STATISTICS])
-    found = Basis(mean, std, rows, created, attributes)
-    if found.id != basis:
-        raise StoreError(f"{name} holds mean and std of basis {found.id}; it is damaged: {REPAIR}")
-    return found
+    stored = Basis(mean, std, rows, created, attributes)
+    if stored.id != basis:
+        raise StoreError(f"{name} holds mean and std of basis {stored.id}; it is damaged: {REPAIR}")
+    return stored
 
 
 def current_basis(objects: Objects, spec_id: str) -> Basis | None:
@@ -149,6 +149,6 @@ def current_basis(objects: Objects, spec_id: str) -> Basis | None:
                 raise
             return None  # it was removed meanwhile
 
-    found = map_concurrently(objects, read, objects.names(bases_path(spec_id)))
-    complete = [basis for basis in found if basis is not None]
+    bases = map_concurrently(objects, read, objects.names(bases_path(spec_id)))
+    complete = [basis for basis in bases if basis is not None]
     return max(complete, key=lambda basis: (basis.created, basis.id), default=None)

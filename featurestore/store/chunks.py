@@ -172,10 +172,10 @@ def decode_chunk(data: ReadBytes | memoryview, layout: ArrayLayout, name: str, c
         )
     view = memoryview(data)
     payload = np.frombuffer(view, np.uint8)[:-CRC_BYTES]
-    written, found = int.from_bytes(view[-CRC_BYTES:], "little"), checksum(payload)
-    if found != written or (crc is not None and found != crc):
+    written, computed = int.from_bytes(view[-CRC_BYTES:], "little"), checksum(payload)
+    if computed != written or (crc is not None and computed != crc):
         raise StoreError(
-            f"{name} is damaged: its CRC-32C is {found:08x}, expected {written if crc is None else crc:08x}; {REPAIR}"
+            f"{name} is damaged: its CRC-32C is {computed:08x}, expected {written if crc is None else crc:08x}; {REPAIR}"
         )
     return payload.view(layout.dtype).reshape(layout.chunk_shape)
 

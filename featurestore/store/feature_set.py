@@ -70,13 +70,13 @@ class FeatureSet:
 
     @cached_property
     def _markers(self) -> dict[str, dict[str, Any]]:
-        found = {}
+        markers = {}
         for ref in self.manifest.segments:
             try:
-                found[ref.segment] = read_marker(self.objects, self.manifest.spec, ref.segment)
+                markers[ref.segment] = read_marker(self.objects, self.manifest.spec, ref.segment)
             except FileNotFoundError as error:
                 raise StoreError(f"segment {ref.segment} of {self.url} has no marker; {REPAIR}") from error
-        return found
+        return markers
 
     @cached_property
     def labels(self) -> Labels:

@@ -88,15 +88,15 @@ def announce(objects: Objects, paths: Iterable[str]) -> Iterator[Notice]:
 
 def announced(objects: Objects) -> frozenset[str]:
     """What is being removed now, by whomever."""
-    found: set[str] = set()
+    paths: set[str] = set()
     infos = list(objects.walk(NOTICES))
     for info, content in zip(infos, get_all(objects, [info.key for info in infos]), strict=True):
         if content is None:  # that gc has ended
             continue
         notice = json.loads(content)
         if not _is_stale(info.modified, notice["host"], notice["pid"]):
-            found.update(notice["paths"])
-    return frozenset(found)
+            paths.update(notice["paths"])
+    return frozenset(paths)
 
 
 def sweep_stale(objects: Objects) -> None:

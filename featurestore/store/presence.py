@@ -50,8 +50,8 @@ def require_parts(objects: Objects, manifest: Manifest) -> None:
 
 def _require_markers(objects: Objects, manifest: Manifest) -> None:
     keys = list(_markers(manifest))
-    for key, found in zip(keys, get_all(objects, keys), strict=True):
-        if found is None:
+    for key, marker in zip(keys, get_all(objects, keys), strict=True):
+        if marker is None:
             raise gone(objects, key)
 
 

@@ -82,8 +82,10 @@ def read_rejected(marker: dict[str, Any]) -> RejectedRows:
 def read_stored_segments(objects: Objects, spec: FeatureSpec) -> list[StoredSegment]:
     """All segments of a spec, complete or begun; what was not even begun properly is left out."""
     path = segments_path(spec.id)
-    found = map_concurrently(objects, lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path))
-    return [segment for segment in found if segment is not None]
+    segments = map_concurrently(
+        objects, lambda name: _read_stored_segment(objects, f"{path}/{name}", name), objects.names(path)
+    )
+    return [segment for segment in segments if segment is not None]
 
 
 def read_parts(objects: Objects, segment: Segment) -> dict[int, Part]:
@@ -94,9 +96,9 @@ def read_parts(objects: Objects, segment: Segment) -> dict[int, Part]:
 def _read_notes(objects: Objects, path: str) -> dict[int, Part]:
     parts = {}
     names = objects.names(f"{path}/parts")
-    for name, found in zip(names, get_all(objects, [f"{path}/parts/{name}" for name in names]), strict=True):
+    for name, note in zip(names, get_all(objects, [f"{path}/parts/{name}" for name in names]), strict=True):
         try:
-            parts[int(name.removesuffix(".json"))] = Part.from_json(json.loads(found or b""))
+            parts[int(name.removesuffix(".json"))] = Part.from_json(json.loads(note or b""))
         except ValueError:  # half a note, or one that a second builder swept: the chunk is done again
             continue
     return parts

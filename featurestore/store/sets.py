@@ -186,12 +186,12 @@ def list_sets(objects: Objects) -> tuple[list[Manifest], dict[str, StoreError]]:
 
 def read_tags(objects: Objects) -> dict[str, str]:
     """Tag → version."""
-    found = {}
+    tags = {}
     for name in objects.names("tags"):
         version = read_pointer(objects, f"tags/{name}")
         if version is not None:
-            found[name.removesuffix(".json")] = version
-    return found
+            tags[name.removesuffix(".json")] = version
+    return tags
 
 
 def check_tag(name: str) -> str:

@@ -85,7 +85,7 @@ def finish(objects: Objects, segment: Segment, parts: dict[int, Part]) -> dict[s
     if marker is not None:
         objects.delete([segment.part_path(chunk) for chunk in parts])
         return marker
-    rejected = {row: found for chunk in sorted(parts) for row, found in parts[chunk].rejected.items()}
+    rejected = {row: rejection for chunk in sorted(parts) for row, rejection in parts[chunk].rejected.items()}
     put_all(objects, [*_reason_objects(segment, rejected), (f"{segment.path}/zarr.json", as_json(group))])
     crcs = {name: [parts[chunk].crc32c[name] for chunk in range(segment.n_chunks)] for name in arrays}
     marker = _marker(segment, crcs, rejected)
@@ -187,10 +187,10 @@ def _read_group(objects: Objects, segment: Segment, tensors: Iterable[str]) -> d
     arrays = {}
     names = [*FACTS, *tensors]
     keys = [f"{segment.path}/{name}/zarr.json" for name in names]
-    for name, key, found in zip(names, keys, get_all(objects, keys), strict=True):
-        if found is None:
+    for name, key, metadata in zip(names, keys, get_all(objects, keys), strict=True):
+        if metadata is None:
             raise gone(objects, key)
-        arrays[name] = json.loads(found)
+        arrays[name] = json.loads(metadata)
     arrays[REASON] = column_layout(REASON, segment.n_rows).metadata()
     return group_metadata({"spec": segment.spec.id, "segment": segment.segment}, arrays)
 

@@ -234,6 +234,23 @@ def test_an_s3_server_without_ranges_conditional_writes_or_the_time(
     assert list(objects) == ["raw/a.npy"]  # what was written is gone, although the check failed
 
 
+def test_threads_that_parse_at_the_same_time_hide_nothing() -> None:
+    """The error that Python 3.11.7 gives then, now and then (cpython#106905), is no finding; one that stays is."""
+    left = [SystemError("AST constructor recursion depth mismatch"), SystemError("AST constructor recursion depth mismatch")]
+
+    def confused() -> str:
+        if left:
+            raise left.pop()
+        return "here"
+
+    def broken() -> str:
+        raise SystemError("bad")
+
+    found, stays = run([Check("confused", confused, ""), Check("broken", broken, "tell its maker")])
+    assert found == Finding("confused", "ok", "here")
+    assert (stays.state, stays.found) == ("failed", "SystemError: bad")
+
+
 def test_one_that_never_answers_keeps_nobody_waiting() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

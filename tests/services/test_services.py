@@ -180,7 +180,8 @@ def test_seaweedfs_keeps_its_inner_doors_closed(tmp_path: Path, monkeypatch: pyt
     with running(tmp_path, postgres=False, s3="seaweedfs", buckets=["inner"]) as services:
         with pytest.raises(HeimdallError, match="cannot be created"):
             Running.create_buckets(replace(services, secret_key="wrong"), "another")
-        intruder = boto3.client("s3", endpoint_url=services.endpoint, region_name="us-east-1")
+        session = boto3.Session()  # the default one may have found other keys before
+        intruder = session.client("s3", endpoint_url=services.endpoint, region_name="us-east-1")
         with pytest.raises(intruder.exceptions.ClientError, match="InvalidAccessKeyId"):
             intruder.list_buckets()
         intruder.close()

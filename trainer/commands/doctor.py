@@ -65,6 +65,6 @@ def doctor(
         catalog = ""
     query = None if query_file is None else read_query(query_file)
     with on_stderr(quiet) as progress:
-        found = diagnose(DoctorRequest(Places(catalog, query, **places), tracking_uri, checkpoints), progress)
-    emit_report(found, as_json)
-    sys.exit(found.exit_code)
+        diagnosis = diagnose(DoctorRequest(Places(catalog, query, **places), tracking_uri, checkpoints), progress)
+    emit_report(diagnosis, as_json)
+    sys.exit(diagnosis.exit_code)

@@ -25,15 +25,15 @@ CAPTURES, RADIO_MAP, ATTENTION = (
 
 def _varying() -> dict[str, str]:
     """Defaults that depend on what is located, in words, by field."""
-    found = {"backbone": "large"}  # to give one decides what is located
+    defaults = {"backbone": "large"}  # to give one decides what is located
     each = [(usual, usual.training.optimizer, usual.training.augment) for usual in (CAPTURES, RADIO_MAP, ATTENTION)]
     for records in zip(*each, strict=True):
         for field, _ in options_in(type(records[0])):
             capture, radio_map, attention = (getattr(record, field.name) for record in records)
             if not capture == radio_map == attention:
                 other = "" if radio_map == attention else f" ({attention:g} with --fusion attention)"
-                found[field.name] = f"{capture:g}; for sessions {radio_map:g}{other}"
-    return found
+                defaults[field.name] = f"{capture:g}; for sessions {radio_map:g}{other}"
+    return defaults
 
 
 VARYING = _varying()

@@ -185,8 +185,8 @@ def _nearest(
     for block in _blocks(train_features, block_bytes):
         distance = np.einsum("ij,ij->i", block, block) - 2 * (queries @ block.T)  # (query, train row)
         best = np.concatenate([best, distance], axis=1)
-        found = np.broadcast_to(np.arange(start, start + len(block)), distance.shape)
-        rows = np.concatenate([rows, found], axis=1)
+        own_rows = np.broadcast_to(np.arange(start, start + len(block)), distance.shape)
+        rows = np.concatenate([rows, own_rows], axis=1)
         order = np.argsort(best, axis=1, kind="stable")[:, :k]
         best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
         start += len(block)

@@ -111,48 +111,48 @@ def _read(uri: str, run_id: str) -> Run:
     return Run(str(run.info.run_name), run_id, metrics)
 
 
-def training_section(found: Run | str, epoch: int) -> dict[str, Any]:
+def training_section(run: Run | str, epoch: int) -> dict[str, Any]:
     """Curves and their numbers, or why there are none.
 
     Args:
-        found: see `read_run`.
+        run: see `read_run`.
         epoch: of the checkpoint, from 0: marked in the curves.
     """
-    if isinstance(found, str):
-        return {"told": found, "charts": []}
+    if isinstance(run, str):
+        return {"told": run, "charts": []}
     figures = []
     for title, unit, curves in CHARTS:
-        drawn = [curve for curve in curves if found.metrics[curve.metric]]
+        drawn = [curve for curve in curves if run.metrics[curve.metric]]
         if drawn:
             keys = [Key("muted" if curve.colour == "gray" else curve.colour, curve.name) for curve in drawn]
-            figures.append(Chart(title, _draw(found, title, unit, drawn, epoch), "", keys if len(keys) > 1 else ()))
+            figures.append(Chart(title, _draw(run, title, unit, drawn, epoch), "", keys if len(keys) > 1 else ()))
     if not figures:
-        return {"told": f"Run {found.name} ({found.run_id}) has no metrics by epoch yet.", "charts": []}
-    said = f"Run {found.name} ({found.run_id}). The dotted line is epoch {epoch}, that of this checkpoint."
-    return {"told": said, "charts": figures, "table": Table("Over the epochs", HEADER, _rows(found))}
+        return {"told": f"Run {run.name} ({run.run_id}) has no metrics by epoch yet.", "charts": []}
+    said = f"Run {run.name} ({run.run_id}). The dotted line is epoch {epoch}, that of this checkpoint."
+    return {"told": said, "charts": figures, "table": Table("Over the epochs", HEADER, _rows(run))}
 
 
 HEADER = ("", "first", "last", "lowest", "highest", "epochs")
 
 
-def _rows(found: Run) -> list[Sequence[str]]:
+def _rows(run: Run) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for _, unit, curves in CHARTS:
         for curve in curves:
-            values = [value / curve.unit for _, value in sorted(found.metrics[curve.metric].items())]
+            values = [value / curve.unit for _, value in sorted(run.metrics[curve.metric].items())]
             if values:
                 numbers = (values[0], values[-1], min(values), max(values))
                 rows.append((f"{curve.metric}, {unit}", *(f"{value:,.4g}" for value in numbers), f"{len(values):,}"))
     return rows
 
 
-def _draw(found: Run, title: str, unit: str, curves: Sequence[Curve], epoch: int) -> Html:
+def _draw(run: Run, title: str, unit: str, curves: Sequence[Curve], epoch: int) -> Html:
     def draw(figure: Figure) -> None:
         from matplotlib.ticker import MaxNLocator
 
         axis: Any = figure.subplots()
         for curve in curves:
-            points = sorted(found.metrics[curve.metric].items())
+            points = sorted(run.metrics[curve.metric].items())
             axis.plot(
                 [number for number, _ in points],
                 [value / curve.unit for _, value in points],
@@ -169,6 +169,6 @@ def _draw(found: Run, title: str, unit: str, curves: Sequence[Curve], epoch: int
         axis.set_ylabel(unit)
         axis.grid(alpha=0.5, linewidth=0.6)
 
-    last = {curve.name: max(found.metrics[curve.metric].items())[1] / curve.unit for curve in curves}
+    last = {curve.name: max(run.metrics[curve.metric].items())[1] / curve.unit for curve in curves}
     description = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
     return to_svg(draw, f"{title} by epoch, {unit}; in the last epoch: {description}", HEIGHT)

@@ -88,13 +88,13 @@ class Evaluation:
 
     def comparison(self) -> Iterator[Sequence[str]]:
         """Network and baselines, row by row; the first one names the columns."""
-        found = self.metrics
-        yield from compared_errors(found, self.baselines, self.thresholds_m)
-        yield ["mean error expected from σ, km", km(found["expected_error_m"])]
-        yield ["calibration error, km", km(found["calibration_error_m"])]
-        yield ["in the 1 σ ellipse (39.3% when right)", percent(found["coverage_1_sigma"])]
-        yield ["in the 2 σ ellipse (86.5% when right)", percent(found["coverage_2_sigma"])]
-        yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
+        metrics = self.metrics
+        yield from compared_errors(metrics, self.baselines, self.thresholds_m)
+        yield ["mean error expected from σ, km", km(metrics["expected_error_m"])]
+        yield ["calibration error, km", km(metrics["calibration_error_m"])]
+        yield ["in the 1 σ ellipse (39.3% when right)", percent(metrics["coverage_1_sigma"])]
+        yield ["in the 2 σ ellipse (86.5% when right)", percent(metrics["coverage_2_sigma"])]
+        yield ["negative log-likelihood, nats", f"{metrics['nll']:.2f}"]
 
 
 def compared_errors(
@@ -113,10 +113,10 @@ def compared_errors(
 def by_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
     """Metrics of groups of rows, row by row; the first one names the columns."""
     yield [title, "rows", "mean, km", "median", "p68", "p90", "p95", "expected", "in 1 σ", "in 2 σ", "NLL"]
-    for name, found in groups.items():
-        errors = [km(found[f"error_{key}_m"]) for key in ("mean", "median", "p68", "p90", "p95")]
-        coverage = [percent(found["coverage_1_sigma"]), percent(found["coverage_2_sigma"])]
-        yield [name, f"{found['rows']:,}", *errors, km(found["expected_error_m"]), *coverage, f"{found['nll']:.2f}"]
+    for name, metrics in groups.items():
+        errors = [km(metrics[f"error_{key}_m"]) for key in ("mean", "median", "p68", "p90", "p95")]
+        coverage = [percent(metrics["coverage_1_sigma"]), percent(metrics["coverage_2_sigma"])]
+        yield [name, f"{metrics['rows']:,}", *errors, km(metrics["expected_error_m"]), *coverage, f"{metrics['nll']:.2f}"]
 
 
 def format_table(rows: Iterator[Sequence[str]]) -> Iterator[str]:

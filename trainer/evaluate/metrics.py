@@ -54,9 +54,9 @@ class Predictions:
         count = len(self.error_m)
         for field in fields(self):
             expected = (count, 2) if field.name.startswith("position") else (count,)
-            found = np.shape(getattr(self, field.name))
-            if found != expected:
-                raise ValueError(f"{field.name} has shape {found}, which must be {expected} as error_m has {count} rows")
+            shape = np.shape(getattr(self, field.name))
+            if shape != expected:
+                raise ValueError(f"{field.name} has shape {shape}, which must be {expected} as error_m has {count} rows")
 
     @classmethod
     def from_outputs(

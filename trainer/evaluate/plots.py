@@ -128,14 +128,14 @@ def draw_expected(axis: Axes, predictions: Predictions) -> None:
     expected = expected_error_m(predictions.sigma_east_m, predictions.sigma_north_m)
     bins = np.array_split(np.argsort(expected, kind="stable"), np.clip(len(expected) // ROWS_PER_BIN, 1, BINS))
     mean_expected = _km(np.array([expected[rows].mean() for rows in bins]))
-    found = np.array([predictions.error_m[rows].mean() for rows in bins]) / 1000
+    mean_error_km = np.array([predictions.error_m[rows].mean() for rows in bins]) / 1000
     standard_error = np.array([predictions.error_m[rows].std() / np.sqrt(len(rows)) for rows in bins]) / 1000
-    low, high = _km((found - standard_error) * 1000), _km((found + standard_error) * 1000)
+    low, high = _km((mean_error_km - standard_error) * 1000), _km((mean_error_km + standard_error) * 1000)
     everything = np.concatenate([mean_expected, low, high])
     limits = float(everything.min()) / 1.3, float(everything.max()) * 1.3
     axis.plot(limits, limits, "--", color=IDEAL, linewidth=1, label="right")
     axis.vlines(mean_expected, low, high, color=NETWORK, linewidth=1.5)
-    axis.plot(mean_expected, _km(found * 1000), "o", color=NETWORK, label="mean of a bin ± its standard error")
+    axis.plot(mean_expected, _km(mean_error_km * 1000), "o", color=NETWORK, label="mean of a bin ± its standard error")
     for which in ("x", "y"):
         logarithmic_km(axis, np.array(limits), which, margin=1.0)
     axis.set_box_aspect(1)

@@ -63,7 +63,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     websdr_id = feature_set.fact("websdr_id")[row]
     predictions = Predictions.from_outputs(region, outputs, labels.position[row], websdr_id, labels.snr_db[row])
     baselines, notes = _baselines(feature_set, request, progress)
-    found = Evaluation(
+    evaluation = Evaluation(
         checkpoint=checkpoint,
         version=feature_set.version,
         split=request.split,
@@ -76,7 +76,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         device=device.type,
         seconds=round(time.monotonic() - began, 3),
     )
-    return replace(found, files=tuple(_write(found, feature_set, request)))
+    return replace(evaluation, files=tuple(_write(evaluation, feature_set, request)))
 
 
 def _require_rows(feature_set: FeatureSet, request: EvaluateRequest) -> None:
@@ -114,13 +114,13 @@ def _baselines(feature_set: FeatureSet, request: EvaluateRequest, progress: Prog
     """What the set and the split allow, and why something is missing."""
     if not count_splits(feature_set.labels.split)["train"]:
         return {}, [f"no baselines: feature set {feature_set.version} has no train rows"]
-    found, notes, split = {}, [], Split[request.split.upper()]
+    baselines, notes, split = {}, [], Split[request.split.upper()]
     if split is Split.TRAIN and request.k:
         notes.append(f"{request.k} nearest: left out, as each row of the train split is its own nearest")
     elif request.k:
-        found["k_nearest"] = nearest_baseline(feature_set, split, request.k, request.threads, progress)
-    found["predict_the_mean"] = mean_baseline(feature_set, split)
-    return found, notes + [note for baseline in found.values() for note in baseline.notes]
+        baselines["k_nearest"] = nearest_baseline(feature_set, split, request.k, request.threads, progress)
+    baselines["predict_the_mean"] = mean_baseline(feature_set, split)
+    return baselines, notes + [note for baseline in baselines.values() for note in baseline.notes]
 
 
 def _maybe_trained_on(feature_set: FeatureSet, checkpoint: Checkpoint, split: str) -> Iterator[str]:
@@ -138,17 +138,17 @@ def _maybe_trained_on(feature_set: FeatureSet, checkpoint: Checkpoint, split: st
                 yield f"feature set {trained_on} is split otherwise: the network may have been trained on some of these rows"
 
 
-def _write(found: Evaluation, feature_set: FeatureSet, request: EvaluateRequest) -> Iterator[Path]:
+def _write(evaluation: Evaluation, feature_set: FeatureSet, request: EvaluateRequest) -> Iterator[Path]:
     if request.predictions is not None:
-        about = {"checkpoint": found.checkpoint.sha256, "version": found.version, "split": found.split}
-        write_predictions(request.predictions, columns(feature_set, found.row, found.predictions), about)
+        about = {"checkpoint": evaluation.checkpoint.sha256, "version": evaluation.version, "split": evaluation.split}
+        write_predictions(request.predictions, columns(feature_set, evaluation.row, evaluation.predictions), about)
         yield request.predictions
     if request.out is not None:
-        yield from plots.draw(found.picture(), request.out)
+        yield from plots.draw(evaluation.picture(), request.out)
         metrics = request.out / "metrics.json"
         with whole_file(metrics) as file:
-            file.write((json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
+            file.write((json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n").encode())
         yield metrics
     if request.html is not None:
-        describe_evaluation(found, feature_set, request.tracking_uri).save(request.html)
+        describe_evaluation(evaluation, feature_set, request.tracking_uri).save(request.html)
         yield request.html

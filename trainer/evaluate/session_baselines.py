@@ -47,12 +47,12 @@ def level_vectors(  # noqa: PLR0913, PLR0917
     level = dict(_levels(feature_set, split, threads, progress, len(row)))
     values = np.full(table.row.shape, np.nan)
     values[table.present] = [level[number] for number in row.tolist()]
-    found = np.full((len(table), len(receivers)), np.nan)
+    levels = np.full((len(table), len(receivers)), np.nan)
     for column, number in enumerate(receivers.tolist()):
         mine = (table.receiver == number) & table.present
         count = mine.sum(axis=1)
-        found[:, column] = np.where(count > 0, np.where(mine, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
-    return found
+        levels[:, column] = np.where(count > 0, np.where(mine, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+    return levels
 
 
 def predict_nearest(known: Float64, positions: Float64, asked: Float64, k: int) -> Float64:
@@ -71,7 +71,7 @@ def predict_nearest(known: Float64, positions: Float64, asked: Float64, k: int) 
         raise UsageError(f"k is {k}; it must lie between 1 and the number of train sessions, {len(known)}")
     region = Region.around(positions)
     plane, heard, level = region.to_plane(positions), np.isfinite(known).astype(float), np.nan_to_num(known)
-    found = []
+    parts = []
     for start in range(0, len(asked), QUERIES_AT_ONCE):
         part = asked[start : start + QUERIES_AT_ONCE]
         theirs, here = np.isfinite(part).astype(float), np.nan_to_num(part)
@@ -79,8 +79,8 @@ def predict_nearest(known: Float64, positions: Float64, asked: Float64, k: int) 
         squared = (here**2) @ heard.T - 2 * here @ level.T + theirs @ (level**2).T
         distance = np.where(common > 0, squared / np.maximum(common, 1), np.inf)
         nearest = np.argsort(distance, axis=1, kind="stable")[:, :k]
-        found.append(plane[nearest].mean(axis=1))
-    return region.from_plane(np.concatenate(found))
+        parts.append(plane[nearest].mean(axis=1))
+    return region.from_plane(np.concatenate(parts))
 
 
 def _levels(

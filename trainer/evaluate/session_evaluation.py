@@ -103,20 +103,20 @@ class SessionEvaluation:
 
     def comparison(self) -> Iterator[Sequence[str]]:
         """Network and baselines, row by row; the first one names the columns."""
-        found = self.metrics
-        yield from compared_errors(found, self.baselines, self.thresholds_m)
-        yield ["mean error that posteriors expect, km", km(found["expected_error_m"])]
-        yield ["in the 39.3% region", percent(found["coverage_1_sigma"])]
-        yield ["in the 86.5% region", percent(found["coverage_2_sigma"])]
-        yield ["area of the 86.5% region, km² (median)", f"{found['area_86_median_km2']:,.0f}"]
-        yield ["negative log-likelihood, nats", f"{found['nll']:.2f}"]
+        metrics = self.metrics
+        yield from compared_errors(metrics, self.baselines, self.thresholds_m)
+        yield ["mean error that posteriors expect, km", km(metrics["expected_error_m"])]
+        yield ["in the 39.3% region", percent(metrics["coverage_1_sigma"])]
+        yield ["in the 86.5% region", percent(metrics["coverage_2_sigma"])]
+        yield ["area of the 86.5% region, km² (median)", f"{metrics['area_86_median_km2']:,.0f}"]
+        yield ["negative log-likelihood, nats", f"{metrics['nll']:.2f}"]
 
 
 def by_session_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
     """Metrics of groups of sessions, row by row; the first one names the columns."""
     yield [title, "sessions", "mean, km", "median", "p90", "expected", "in 39.3%", "in 86.5%", "86.5%, km²", "NLL"]
-    for name, found in groups.items():
-        errors = [km(found[f"error_{key}_m"]) for key in ("mean", "median", "p90")]
-        coverage = [percent(found[f"coverage_{k}_sigma"]) for k in (1, 2)]
-        rest = [*coverage, f"{found['area_86_median_km2']:,.0f}", f"{found['nll']:.2f}"]
-        yield [name, f"{found['rows']:,}", *errors, km(found["expected_error_m"]), *rest]
+    for name, metrics in groups.items():
+        errors = [km(metrics[f"error_{key}_m"]) for key in ("mean", "median", "p90")]
+        coverage = [percent(metrics[f"coverage_{k}_sigma"]) for k in (1, 2)]
+        rest = [*coverage, f"{metrics['area_86_median_km2']:,.0f}", f"{metrics['nll']:.2f}"]
+        yield [name, f"{metrics['rows']:,}", *errors, km(metrics["expected_error_m"]), *rest]

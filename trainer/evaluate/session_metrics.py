@@ -93,32 +93,32 @@ class SessionPredictions:
         return type(self)(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
 
-def session_summary(found: SessionPredictions, thresholds: tuple[int, ...]) -> dict[str, float]:
+def session_summary(predictions: SessionPredictions, thresholds: tuple[int, ...]) -> dict[str, float]:
     """Metrics over all sessions; the names are those of captures (`metrics.summary`), for regions of highest density.
 
     `coverage_1_sigma` and `coverage_2_sigma` are the shares of true places in the 39.3% and the 86.5% region; `rows` counts
     sessions. `nll` is in nats per session, for densities per m².
     """
-    expected = float(found.expected_error_m.mean())
+    expected = float(predictions.expected_error_m.mean())
     return {
-        **error_summary(found.error_m, thresholds),
-        "nll": float(found.nll.mean()),
+        **error_summary(predictions.error_m, thresholds),
+        "nll": float(predictions.nll.mean()),
         "expected_error_m": expected,
-        "calibration_error_m": abs(float(found.error_m.mean()) - expected),
-        "coverage_1_sigma": float((found.level <= LEVELS[0]).mean()),
-        "coverage_2_sigma": float((found.level <= LEVELS[1]).mean()),
-        "area_86_mean_km2": float(found.area_km2.mean()),
-        "area_86_median_km2": float(np.median(found.area_km2)),
+        "calibration_error_m": abs(float(predictions.error_m.mean()) - expected),
+        "coverage_1_sigma": float((predictions.level <= LEVELS[0]).mean()),
+        "coverage_2_sigma": float((predictions.level <= LEVELS[1]).mean()),
+        "area_86_mean_km2": float(predictions.area_km2.mean()),
+        "area_86_median_km2": float(np.median(predictions.area_km2)),
     }
 
 
 def measure_sessions(
-    found: SessionPredictions, half_extent_m: float, receiver: Int64, snr_db: Float64, timestamp: Int64
+    predictions: SessionPredictions, half_extent_m: float, receiver: Int64, snr_db: Float64, timestamp: Int64
 ) -> dict[str, Any]:
     """All metrics: those of `session_summary`; then by receiver that took part, by the strongest SNR, and by time.
 
     Args:
-        found: at least one session.
+        predictions: at least one session.
         half_extent_m: of the region.
         receiver: (n, r) numbers of receivers that heard it, −1 where absent.
         snr_db: (n, r) of captures, NaN where unknown.
@@ -127,20 +127,21 @@ def measure_sessions(
     Raises:
         DataQualityError: when there is nothing to measure, or something is not a number.
     """
-    if not len(found) or not np.isfinite(found.error_m).all() or not np.isfinite(found.nll).all():
+    if not len(predictions) or not np.isfinite(predictions.error_m).all() or not np.isfinite(predictions.nll).all():
         raise DataQualityError(
-            f"{len(found)} sessions are located, {int((~np.isfinite(found.nll)).sum())} of them nowhere; numbers are wanted: "
+            f"{len(predictions)} sessions are located, {int((~np.isfinite(predictions.nll)).sum())} of them "
+            "nowhere; numbers are wanted: "
             "choose a split that has sessions, or an earlier checkpoint"
         )
     thresholds = thresholds_m(half_extent_m)
 
     def group(chosen: npt.NDArray[Any]) -> dict[str, float]:
-        return session_summary(found.select(chosen), thresholds)
+        return session_summary(predictions.select(chosen), thresholds)
 
     strongest = np.where(np.isnan(snr_db), -np.inf, snr_db).max(axis=1)
     strongest = np.where(np.isfinite(strongest), strongest, np.nan)
     return {
-        **session_summary(found, thresholds),
+        **session_summary(predictions, thresholds),
         "by_receiver": {str(n): group((receiver == n).any(axis=1)) for n in np.unique(receiver[receiver >= 0]).tolist()},
         "by_snr": {name: group(rows) for name, rows in snr_bands(strongest)},
         "by_time": {name: group(rows) for name, rows in time_parts(timestamp)},

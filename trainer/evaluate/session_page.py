@@ -34,58 +34,58 @@ POSTERIOR_KEYS = (
 )
 
 
-def describe_sessions(found: SessionEvaluation, feature_set: FeatureSet, tracking_uri: str | None) -> Page:
+def describe_sessions(evaluation: SessionEvaluation, feature_set: FeatureSet, tracking_uri: str | None) -> Page:
     """The report.
 
     Args:
-        found: the evaluation.
+        evaluation: the evaluation.
         feature_set: that it was made on.
         tracking_uri: of MLflow, for the curves; that it does not answer is said on the page, and is no error.
     """
-    checkpoint = found.checkpoint
-    title, count = checkpoint.training.title, len(found.predictions)
-    header, *rows = found.comparison()
-    errors = {"network": found.predictions.error_m, **{each.label: each.error_m for each in found.baselines.values()}}
+    checkpoint = evaluation.checkpoint
+    title, count = checkpoint.training.title, len(evaluation.predictions)
+    header, *rows = evaluation.comparison()
+    errors = {"network": evaluation.predictions.error_m, **{each.label: each.error_m for each in evaluation.baselines.values()}}
     return Page(
         "trainer.evaluate/sessions.html",
         title=f"Evaluation of {checkpoint.source}",
-        lead=(f"{title}, epoch {checkpoint.epoch}: {count:,} {found.split} sessions of {feature_set.url}.",),
-        cards=list(_cards(found)),
+        lead=(f"{title}, epoch {checkpoint.epoch}: {count:,} {evaluation.split} sessions of {feature_set.url}.",),
+        cards=list(_cards(evaluation)),
         data={
-            "notes": found.notes,
+            "notes": evaluation.notes,
             "errors": cdf_figure(errors),
             "comparison": Table("Network and baselines", header, rows),
-            "by_receivers": _by_receivers(found),
-            "posteriors": _posteriors(found),
-            "maps": _maps(found),
-            "groups": _groups(found),
+            "by_receivers": _by_receivers(evaluation),
+            "posteriors": _posteriors(evaluation),
+            "maps": _maps(evaluation),
+            "groups": _groups(evaluation),
             "training": training_section(read_run(tracking_uri, checkpoint.run_id), checkpoint.epoch),
-            "identity": _identity(found, feature_set),
+            "identity": _identity(evaluation, feature_set),
         },
     )
 
 
-def _cards(found: SessionEvaluation) -> Iterable[Card]:
-    metrics = found.metrics
+def _cards(evaluation: SessionEvaluation) -> Iterable[Card]:
+    metrics = evaluation.metrics
     yield Card("median error", f"{metrics['error_median_m'] / 1000:,.2f} km", f"mean {metrics['error_mean_m'] / 1000:,.2f} km")
     yield Card(
         "90% of sessions within", f"{metrics['error_p90_m'] / 1000:,.2f} km", f"95% {metrics['error_p95_m'] / 1000:,.2f} km"
     )
-    for baseline in found.baselines.values():
-        theirs = baseline.to_json(found.thresholds_m)
+    for baseline in evaluation.baselines.values():
+        theirs = baseline.to_json(evaluation.thresholds_m)
         yield Card(baseline.label, f"{theirs['error_median_m'] / 1000:,.2f} km", "median error of this baseline")
     yield Card("in the 39.3% region", f"{metrics['coverage_1_sigma']:.1%}", "39.3% when posteriors are right")
     yield Card("in the 86.5% region", f"{metrics['coverage_2_sigma']:.1%}", "86.5% when posteriors are right")
     yield Card("86.5% region", f"{metrics['area_86_median_km2']:,.0f} km²", "median area")
-    yield Card("sessions", f"{len(found.predictions):,}", f"{len(metrics['by_receiver'])} receivers")
+    yield Card("sessions", f"{len(evaluation.predictions):,}", f"{len(metrics['by_receiver'])} receivers")
 
 
-def _by_receivers(found: SessionEvaluation) -> dict[str, Any]:
-    groups = found.metrics["by_receivers_present"]
+def _by_receivers(evaluation: SessionEvaluation) -> dict[str, Any]:
+    groups = evaluation.metrics["by_receivers_present"]
     description = ", ".join(f"{name} {group['error_mean_m'] / 1000:.3g} km" for name, group in groups.items())
 
     def draw(drawn: Figure) -> None:
-        draw_by_receivers(drawn.subplots(), found)
+        draw_by_receivers(drawn.subplots(), evaluation)
 
     header, *rows = by_session_group("receivers present", groups)
     picture = to_svg(draw, f"Mean error by receivers present: {description}", HEIGHT)
@@ -96,63 +96,63 @@ def _by_receivers(found: SessionEvaluation) -> dict[str, Any]:
     }
 
 
-def _posteriors(found: SessionEvaluation) -> list[Chart]:
-    shown = chosen_sessions(found.predictions.error_m)
-    posteriors = posteriors_of(found, [number for _, number in shown])
-    return [_posterior(found, *session, posterior) for session, posterior in zip(shown, posteriors, strict=True)]
+def _posteriors(evaluation: SessionEvaluation) -> list[Chart]:
+    shown = chosen_sessions(evaluation.predictions.error_m)
+    posteriors = posteriors_of(evaluation, [number for _, number in shown])
+    return [_posterior(evaluation, *session, posterior) for session, posterior in zip(shown, posteriors, strict=True)]
 
 
-def _posterior(found: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Chart:
-    predictions = found.predictions
-    session = "".join(f"{byte:02x}" for byte in found.encoded.table.session_id[number].tolist())
+def _posterior(evaluation: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Chart:
+    predictions = evaluation.predictions
+    session = "".join(f"{byte:02x}" for byte in evaluation.encoded.table.session_id[number].tolist())
     error, area = predictions.error_m[number] / 1000, predictions.area_km2[number]
 
     def draw(drawn: Figure) -> None:
-        draw_posterior(drawn.subplots(), found, number, posterior)
+        draw_posterior(drawn.subplots(), evaluation, number, posterior)
 
     description = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
     caption = f"Session {session[:8]}…: {area:,.0f} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
     return Chart(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, description, HEIGHT), caption, POSTERIOR_KEYS)
 
 
-def _maps(found: SessionEvaluation) -> dict[str, Any] | None:
-    net, place = found.encoded.net, found.encoded.place
+def _maps(evaluation: SessionEvaluation) -> dict[str, Any] | None:
+    net, place = evaluation.encoded.net, evaluation.encoded.place
     if not isinstance(net, RadioMapNet):
         return None
     figures, rows = [], []
-    labels = dict(zip(found.receivers.websdr_id.tolist(), found.receivers.labels(), strict=True))
+    labels = dict(zip(evaluation.receivers.websdr_id.tolist(), evaluation.receivers.labels(), strict=True))
     for column, number in enumerate(place.websdr_id.tolist()):
         name = f"{number} {labels.get(number, '')}".strip()
         exponent, sigma, length, noise = net.table[column].tolist()
         rows.append((name, f"{exponent:.2f}", f"{sigma:.1f}", f"{length:.1f}", f"{noise:.1f}"))
         if column < MAX_MAPS:
-            figures += [_map(found, column, name, spread=spread) for spread in (False, True)]
+            figures += [_map(evaluation, column, name, spread=spread) for spread in (False, True)]
     header = ("receiver", "path-loss exponent", "shadowing, dB", "length, km", "noise, dB")
     power_db = f"{float(net.power) ** 0.5:.1f}"
     return {"power_db": power_db, "fitted": Table("What was fitted", header, rows), "charts": figures}
 
 
-def _map(found: SessionEvaluation, column: int, name: str, *, spread: bool) -> Chart:
+def _map(evaluation: SessionEvaluation, column: int, name: str, *, spread: bool) -> Chart:
     what = "σ of the map" if spread else "level"
 
     def draw(drawn: Figure) -> None:
         axis = drawn.subplots()
-        drawn.colorbar(draw_level_map(axis, found, column, spread=spread), ax=axis, shrink=0.8)
+        drawn.colorbar(draw_level_map(axis, evaluation, column, spread=spread), ax=axis, shrink=0.8)
 
     return Chart(f"Receiver {name}: {what}, dB", to_svg(draw, f"Map of receiver {name}: {what} in dB", HEIGHT))
 
 
-def _groups(found: SessionEvaluation) -> list[Table]:
+def _groups(evaluation: SessionEvaluation) -> list[Table]:
     tables = []
     for title, name in GROUPS[1:]:
-        if found.metrics[name]:
-            header, *rows = by_session_group(title, found.metrics[name])
+        if evaluation.metrics[name]:
+            header, *rows = by_session_group(title, evaluation.metrics[name])
             tables.append(Table(f"By {title}", header, rows))
     return tables
 
 
-def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Table:
-    checkpoint, place = found.checkpoint, found.encoded.place
+def _identity(evaluation: SessionEvaluation, feature_set: FeatureSet) -> Table:
+    checkpoint, place = evaluation.checkpoint, evaluation.encoded.place
     region = checkpoint.region
     rows: list[Sequence[str]] = [
         ("checkpoint", checkpoint.source),
@@ -162,8 +162,8 @@ def _identity(found: SessionEvaluation, feature_set: FeatureSet) -> Table:
         ("trained on feature set", checkpoint.features.version),
         ("receivers that it knows", ", ".join(map(str, place.websdr_id.tolist()))),
         ("grid", f"{place.grid.shape[1]} × {place.grid.shape[0]} cells of {place.cell_m / 1000:g} km"),
-        ("evaluated on", f"{found.split} split (by {found.split_by}) of {feature_set.url}"),
+        ("evaluated on", f"{evaluation.split} split (by {evaluation.split_by}) of {feature_set.url}"),
         ("region", f"{region.half_extent_m / 1000:,.1f} km around {region.latitude:.4f}°, {region.longitude:.4f}°"),
-        ("device", f"{found.device}, {found.seconds:,.1f} s"),
+        ("device", f"{evaluation.device}, {evaluation.seconds:,.1f} s"),
     ]
     return Table("Network and data", ("what", "value"), rows, text=(0,), long=(1,))

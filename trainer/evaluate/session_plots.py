@@ -34,24 +34,24 @@ def chosen_sessions(error_m: Floats) -> list[tuple[str, int]]:
     return [(name, int(order[round(share * (len(order) - 1))])) for name, share in places]
 
 
-def posteriors_of(found: SessionEvaluation, sessions: Sequence[int]) -> list[Posterior]:
+def posteriors_of(evaluation: SessionEvaluation, sessions: Sequence[int]) -> list[Posterior]:
     """Posteriors of some sessions, from all of their captures."""
     numbers = np.asarray(sessions, np.intp)
-    encoded = found.encoded
+    encoded = evaluation.encoded
     located = encoded.located(numbers, encoded.table.present[numbers])
     log_density = located.log_density.double().cpu().numpy()
     grid = encoded.place.grid
     return [Posterior(grid, log.reshape(grid.shape)) for log in log_density]
 
 
-def draw_posterior(axis: Axes, found: SessionEvaluation, number: int, posterior: Posterior) -> None:
+def draw_posterior(axis: Axes, evaluation: SessionEvaluation, number: int, posterior: Posterior) -> None:
     """Contours of 39.3% and 86.5%, the true place, the point, and the receivers that took part; kilometres."""
-    grid, predictions = posterior.grid, found.predictions
+    grid, predictions = posterior.grid, evaluation.predictions
     for level, width in zip(LEVELS, (2.0, 1.0), strict=True):
         for ring in posterior.contours_m(level):
             axis.plot(*(ring.T / 1000), color=NETWORK, linewidth=width)
-    receiver = found.encoded.table.receiver[number]
-    stands = found.receivers.select(receiver[receiver >= 0]).position
+    receiver = evaluation.encoded.table.receiver[number]
+    stands = evaluation.receivers.select(receiver[receiver >= 0]).position
     truth, point = grid.plane.to_plane(predictions.position_true[[number]]), grid.plane.to_plane(predictions.position[[number]])
     if len(stands):
         axis.plot(*(grid.plane.to_plane(stands).T / 1000), "^", color="black", markersize=5)
@@ -60,9 +60,9 @@ def draw_posterior(axis: Axes, found: SessionEvaluation, number: int, posterior:
     _frame(axis, grid.east_m, grid.north_m)
 
 
-def draw_level_map(axis: Axes, found: SessionEvaluation, column: int, *, spread: bool) -> Any:
+def draw_level_map(axis: Axes, evaluation: SessionEvaluation, column: int, *, spread: bool) -> Any:
     """One receiver's map in dB, or its standard deviation; returns the picture, for a scale beside it."""
-    net, grid = found.encoded.net, found.encoded.place.grid
+    net, grid = evaluation.encoded.net, evaluation.encoded.place.grid
     if not isinstance(net, RadioMapNet):
         raise TypeError("only a radio map has maps")
     values = net.variance[column].sqrt() if spread else net.mean[column]
@@ -73,16 +73,16 @@ def draw_level_map(axis: Axes, found: SessionEvaluation, column: int, *, spread:
         extent=extent,  # type: ignore[arg-type]  # four numbers
         cmap=SPREAD_COLOURS if spread else MAP_COLOURS,
     )
-    stands = found.encoded.place.position[[column]]
+    stands = evaluation.encoded.place.position[[column]]
     if np.isfinite(stands).all():
         axis.plot(*(grid.plane.to_plane(stands).T / 1000), "^", color="tab:red", markersize=6)
     _frame(axis, grid.east_m, grid.north_m)
     return picture
 
 
-def draw_by_receivers(axis: Axes, found: SessionEvaluation) -> None:
+def draw_by_receivers(axis: Axes, evaluation: SessionEvaluation) -> None:
     """Mean and median error by number of receivers present, and what posteriors expect."""
-    groups = found.metrics["by_receivers_present"]
+    groups = evaluation.metrics["by_receivers_present"]
     count = [int(name) for name in groups]
     for key, label, style in (
         ("error_mean_m", "mean", "o-"),
@@ -99,11 +99,11 @@ def draw_by_receivers(axis: Axes, found: SessionEvaluation) -> None:
     axis.legend()
 
 
-def draw_sessions(found: SessionEvaluation, directory: Path) -> list[Path]:
+def draw_sessions(evaluation: SessionEvaluation, directory: Path) -> list[Path]:
     """Write `error_cdf.png`, `by_receivers.png`, `posteriors.png`; and `radio_map.png`, if there is one.
 
     Args:
-        found: what to draw.
+        evaluation: what to draw.
         directory: that exists.
 
     Returns:
@@ -113,13 +113,13 @@ def draw_sessions(found: SessionEvaluation, directory: Path) -> list[Path]:
         UsageError: when matplotlib is not installed, or the directory cannot be written to.
     """
     pictures: list[tuple[str, float, Callable[[Figure], None]]] = [
-        ("error_cdf", 6.5, lambda figure: draw_cdf(figure.subplots(), curves(found))),
-        ("by_receivers", 5.5, lambda figure: draw_by_receivers(figure.subplots(), found)),
-        ("posteriors", 7.5, lambda figure: _draw_posteriors(figure, found)),
+        ("error_cdf", 6.5, lambda figure: draw_cdf(figure.subplots(), curves(evaluation))),
+        ("by_receivers", 5.5, lambda figure: draw_by_receivers(figure.subplots(), evaluation)),
+        ("posteriors", 7.5, lambda figure: _draw_posteriors(figure, evaluation)),
     ]
-    if isinstance(found.encoded.net, RadioMapNet):
-        n_receivers = len(found.encoded.place.websdr_id)
-        pictures.append(("radio_map", 2.6 * n_receivers, lambda figure: _draw_maps(figure, found)))
+    if isinstance(evaluation.encoded.net, RadioMapNet):
+        n_receivers = len(evaluation.encoded.place.websdr_id)
+        pictures.append(("radio_map", 2.6 * n_receivers, lambda figure: _draw_maps(figure, evaluation)))
     figure_class = require_matplotlib()
     files = []
     for name, height, fill in pictures:
@@ -134,28 +134,31 @@ def draw_sessions(found: SessionEvaluation, directory: Path) -> list[Path]:
     return files
 
 
-def curves(found: SessionEvaluation) -> list[tuple[str, Floats, str]]:
+def curves(evaluation: SessionEvaluation) -> list[tuple[str, Floats, str]]:
     """Errors of the network and of the baselines, with colours."""
-    named = [("network", found.predictions.error_m), *((each.label, each.error_m) for each in found.baselines.values())]
+    named = [
+        ("network", evaluation.predictions.error_m),
+        *((each.label, each.error_m) for each in evaluation.baselines.values()),
+    ]
     return [(name, errors, colour) for (name, errors), colour in zip(named, (NETWORK, *BASELINES), strict=False)]
 
 
-def _draw_posteriors(figure: Figure, found: SessionEvaluation) -> None:
-    shown = chosen_sessions(found.predictions.error_m)
+def _draw_posteriors(figure: Figure, evaluation: SessionEvaluation) -> None:
+    shown = chosen_sessions(evaluation.predictions.error_m)
     axes: Any = figure.subplots(2, 3)
     for axis, (name, number), posterior in zip(
-        axes.T.flat, shown, posteriors_of(found, [number for _, number in shown]), strict=True
+        axes.T.flat, shown, posteriors_of(evaluation, [number for _, number in shown]), strict=True
     ):
-        draw_posterior(axis, found, number, posterior)
-        axis.set_title(f"{name}: {found.predictions.error_m[number] / 1000:.1f} km off", fontsize=10)
+        draw_posterior(axis, evaluation, number, posterior)
+        axis.set_title(f"{name}: {evaluation.predictions.error_m[number] / 1000:.1f} km off", fontsize=10)
 
 
-def _draw_maps(figure: Figure, found: SessionEvaluation) -> None:
-    numbers = found.encoded.place.websdr_id.tolist()
+def _draw_maps(figure: Figure, evaluation: SessionEvaluation) -> None:
+    numbers = evaluation.encoded.place.websdr_id.tolist()
     axes: Any = figure.subplots(len(numbers), 2, squeeze=False)
     for column, number in enumerate(numbers):
         for axis, spread in zip(axes[column], (False, True), strict=True):
-            picture = draw_level_map(axis, found, column, spread=spread)
+            picture = draw_level_map(axis, evaluation, column, spread=spread)
             axis.set_title(f"receiver {number}: {'σ of the map' if spread else 'level'}, dB", fontsize=10)
             figure.colorbar(picture, ax=axis)
 

@@ -65,7 +65,7 @@ def evaluate_sessions(asked: SessionRequest, progress: Progress) -> SessionEvalu
     )
     metrics["by_receivers_present"] = encoded.by_receivers_present(progress)
     baselines, notes = _baselines(asked, table, split, progress)
-    found = SessionEvaluation(
+    evaluation = SessionEvaluation(
         checkpoint=asked.checkpoint,
         version=feature_set.version,
         split=request.split,
@@ -79,7 +79,7 @@ def evaluate_sessions(asked: SessionRequest, progress: Progress) -> SessionEvalu
         device=asked.device.type,
         seconds=round(time.monotonic() - began, 3),
     )
-    return replace(found, files=tuple(_write(found, asked)))
+    return replace(evaluation, files=tuple(_write(evaluation, asked)))
 
 
 def _unknown_receivers(asked: SessionRequest, table: SessionTable) -> Iterator[str]:
@@ -101,20 +101,20 @@ def _baselines(
 ) -> tuple[dict[str, Baseline], list[str]]:
     """What the set and the split allow, and why something is missing."""
     request, feature_set = asked.request, asked.feature_set
-    found: dict[str, Baseline] = {}
+    baselines: dict[str, Baseline] = {}
     notes = []
     train = SessionTable.of(feature_set, Split.TRAIN)
     if request.against is not None:
-        found["against"] = _against(asked, split, progress)
+        baselines["against"] = _against(asked, split, progress)
     if not len(train):
-        return found, [f"no baselines: feature set {feature_set.version} has no train rows"]
+        return baselines, [f"no baselines: feature set {feature_set.version} has no train rows"]
     if split is Split.TRAIN and request.k:
         notes.append(f"{request.k} nearest: left out, as each session of the train split is its own nearest")
     elif request.k:
         k = min(request.k, len(train))
-        found["k_nearest"] = nearest_sessions(feature_set, train, table, split, k, request.threads, progress)
-    found["predict_the_mean"] = mean_sessions(train, table)
-    return found, notes
+        baselines["k_nearest"] = nearest_sessions(feature_set, train, table, split, k, request.threads, progress)
+    baselines["predict_the_mean"] = mean_sessions(train, table)
+    return baselines, notes
 
 
 def _against(asked: SessionRequest, split: Split, progress: Progress) -> Baseline:
@@ -133,9 +133,9 @@ def _against(asked: SessionRequest, split: Split, progress: Progress) -> Baselin
     return Baseline(f"one capture: {other.training.title} ({name})", errors, len(row))
 
 
-def session_columns(encoded: EncodedSessions, found: SessionEvaluation) -> dict[str, Any]:
+def session_columns(encoded: EncodedSessions, evaluation: SessionEvaluation) -> dict[str, Any]:
     """One row for each session: truth, prediction, covariance, and how sure it is."""
-    predictions, table = found.predictions, encoded.table
+    predictions, table = evaluation.predictions, encoded.table
     return {
         "session_id": format_sessions(table.session_id),
         "receivers": table.present.sum(axis=1),
@@ -154,22 +154,22 @@ def session_columns(encoded: EncodedSessions, found: SessionEvaluation) -> dict[
     }
 
 
-def _write(found: SessionEvaluation, asked: SessionRequest) -> Iterator[Path]:
+def _write(evaluation: SessionEvaluation, asked: SessionRequest) -> Iterator[Path]:
     request = asked.request
     if request.predictions is not None:
-        about = {"checkpoint": found.checkpoint.sha256, "version": found.version, "split": found.split}
-        write_predictions(request.predictions, session_columns(found.encoded, found), about)
+        about = {"checkpoint": evaluation.checkpoint.sha256, "version": evaluation.version, "split": evaluation.split}
+        write_predictions(request.predictions, session_columns(evaluation.encoded, evaluation), about)
         yield request.predictions
     if request.out is not None:
         from trainer.evaluate.session_plots import draw_sessions
 
-        yield from draw_sessions(found, request.out)
+        yield from draw_sessions(evaluation, request.out)
         metrics = request.out / "metrics.json"
         with whole_file(metrics) as file:
-            file.write((json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
+            file.write((json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n").encode())
         yield metrics
     if request.html is not None:
         from trainer.evaluate.session_page import describe_sessions
 
-        describe_sessions(found, asked.feature_set, request.tracking_uri).save(request.html)
+        describe_sessions(evaluation, asked.feature_set, request.tracking_uri).save(request.html)
         yield request.html

@@ -67,20 +67,20 @@ class EncodedSessions:
         parts = []
         for start in range(0, len(self.table), SESSIONS_AT_ONCE):
             session = np.arange(start, min(start + SESSIONS_AT_ONCE, len(self.table)))
-            found = self.located(session, present[session])
-            parts.append(SessionPredictions.of(found, self.place, self.table.position[session]))
+            located = self.located(session, present[session])
+            parts.append(SessionPredictions.of(located, self.place, self.table.position[session]))
             progress.advance(len(session))
         return SessionPredictions.join(parts)
 
     def by_receivers_present(self, progress: Progress) -> dict[str, dict[str, float]]:
         """Metrics of every session from random subsets of 1, 2, … of its captures; of those that have so many."""
-        present, found = self.table.present, {}
+        present, by_count = self.table.present, {}
         thresholds = thresholds_m(self.place.region.half_extent_m)
         for size in range(1, int(present.sum(axis=1).max()) + 1):
             subset = random_subsets(present, size)
             those = np.flatnonzero(subset.any(axis=1))
-            found[str(size)] = session_summary(self.predictions(subset, progress).select(those), thresholds)
-        return found
+            by_count[str(size)] = session_summary(self.predictions(subset, progress).select(those), thresholds)
+        return by_count
 
 
 def encode_sessions(  # noqa: PLR0913, PLR0917 - all of it is wanted, and asked for in two places
@@ -115,10 +115,10 @@ def encode_sessions(  # noqa: PLR0913, PLR0917 - all of it is wanted, and asked 
             for batch in data.evaluate(split):
                 if not isinstance(batch, SessionBatch):
                     raise TypeError("a stream of sessions is wanted")
-                found = net.encode(batch.features, batch.present).cpu()
+                encoded = net.encode(batch.features, batch.present).cpu()
                 if token is None:
-                    token = torch.zeros(*table.row.shape, found.shape[2])
-                token[batch.session.cpu(), : found.shape[1]] = found
+                    token = torch.zeros(*table.row.shape, encoded.shape[2])
+                token[batch.session.cpu(), : encoded.shape[1]] = encoded
                 progress.advance(len(batch), batch.features.nbytes)
     finally:
         data.close()

@@ -104,10 +104,12 @@ class EpochProgress(callbacks.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Sum the epoch up."""
-        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        parts = [f"{name} {found[name]:.4f}" for name in ("train/loss", "val/loss") if math.isfinite(found.get(name, math.nan))]
-        if "val/error_median_m" in found:
-            parts.append(f"median error {found['val/error_median_m'] / 1000:.2f} km")
-        parts.append(f"{found.get('data/rows_per_s', 0):,.0f} rows/s")
-        parts.append(f"{found.get('data/wait_share', 0):.1%} waiting for data")
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [
+            f"{name} {metrics[name]:.4f}" for name in ("train/loss", "val/loss") if math.isfinite(metrics.get(name, math.nan))
+        ]
+        if "val/error_median_m" in metrics:
+            parts.append(f"median error {metrics['val/error_median_m'] / 1000:.2f} km")
+        parts.append(f"{metrics.get('data/rows_per_s', 0):,.0f} rows/s")
+        parts.append(f"{metrics.get('data/wait_share', 0):.1%} waiting for data")
         self._progress.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(parts)}")

@@ -10,6 +10,7 @@ from trainer.network.torchvision_ops import declare_missing_ops
 declare_missing_ops()
 
 import lightning  # noqa: E402
-from lightning.pytorch import callbacks, loggers  # noqa: E402
+from lightning.pytorch import callbacks, loggers, strategies  # noqa: E402
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop  # noqa: E402
 
-__all__ = ["callbacks", "lightning", "loggers"]
+__all__ = ["TrainingEpochLoop", "callbacks", "lightning", "loggers", "strategies"]

@@ -123,6 +123,8 @@ class FeatureDataModule(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Nothing, on a CPU or a GPU: batches are there already. Positions stay: the module has its targets on the device."""
+        if batch.features.device == device:
+            return batch
         names = [field.name for field in fields(batch) if field.name != "position"]
         return replace(batch, **{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
 

@@ -129,19 +129,19 @@ class StepProfile(callbacks.Callback):
         self._finish()
 
     def _finish(self) -> None:
-        found, self._profile = self._profile, None
-        if found is None:
+        profile, self._profile = self._profile, None
+        if profile is None:
             return
-        found.stop()
+        profile.stop()
         if not self._phases.whole:
             self._say("warning: too few steps in an epoch for --profile; there must be two at least")
             return
-        averages = found.key_averages()
+        averages = profile.key_averages()
         on_device = sum(each.self_device_time_total for each in averages) / 1e6 / (self._end - self._traced_from)
         lines = self._phases.lines(on_device if torch.cuda.is_available() else None)
         by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         self._directory.mkdir(parents=True, exist_ok=True)
-        found.export_chrome_trace(str(self._directory / "trace.json"))
+        profile.export_chrome_trace(str(self._directory / "trace.json"))
         operators = averages.table(sort_by=by, row_limit=OPERATORS)
         (self._directory / "table.txt").write_text("\n".join([*lines, "", operators]))
         for line in [*lines, f"profile: {self._directory}/table.txt, trace.json"]:

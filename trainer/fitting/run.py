@@ -19,6 +19,7 @@ from trainer.evaluate.request import EvaluateRequest
 from trainer.evaluate.run import evaluate
 from trainer.fitting.callbacks import DataWait, EpochProgress, leave_out_idle_hooks
 from trainer.fitting.engine import callbacks, lightning
+from trainer.fitting.epoch_loop import use_lean_loop
 from trainer.fitting.interrupt import InterruptedTrainingError, StopOnSignal
 from trainer.fitting.loader import FeatureDataModule
 from trainer.fitting.module import LocalizationModule, RowLabels
@@ -138,8 +139,8 @@ class _Training:
             self._tracker.finalize(status)
 
     def _report(self, seconds: float, urls: dict[str, Any] | None) -> TrainReport:
-        found = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
-        metrics = {name.removeprefix("val/"): value for name, value in found.items() if name.startswith("val/")}
+        logged = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        metrics = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
         return TrainReport(
             version=self._feature_set.version,
             epochs=self._trainer.current_epoch,
@@ -201,7 +202,7 @@ class _Training:
             watchers.append(StepProfile(request.directory / "profile", self._progress.say))
         leave_out_idle_hooks(watchers)
         try:
-            return lightning.Trainer(
+            trainer = lightning.Trainer(
                 accelerator=hardware.accelerator,
                 devices=hardware.devices,
                 num_nodes=hardware.num_nodes,
@@ -221,6 +222,8 @@ class _Training:
                 f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} cannot "
                 f"be had here ({first_line(error)}); leave them out to take what there is"
             ) from error
+        use_lean_loop(trainer)
+        return trainer
 
 
 def _module(request: TrainRequest, feature_set: FeatureSet, say: Callable[[str], None]) -> LocalizationModule | SessionModule:
@@ -267,9 +270,10 @@ def _resumed(request: TrainRequest, say: Callable[[str], None]) -> Checkpoint | 
         UsageError: when it does not fit; or when a new run would mix its checkpoints with those of another.
     """
     if request.resume is None:
-        if found := sorted(path.name for path in request.directory.glob("*.ckpt")):
+        if checkpoints := sorted(path.name for path in request.directory.glob("*.ckpt")):
             raise UsageError(
-                f"{request.directory} holds checkpoints of an earlier run ({', '.join(found)}); go on with --resume last, or "
+                f"{request.directory} holds checkpoints of an earlier run ({', '.join(checkpoints)}); go on with "
+                "--resume last, or "
                 "give another --dir"
             )
         return None

@@ -132,8 +132,8 @@ class SessionModule(StepModule[SessionBatch]):
 
     def positions_of(self, receiver: Tensor) -> Tensor:
         """(b, r, 2) float32 degrees; NaN where the set does not know."""
-        found = positions_of(self.labels.receivers, receiver.cpu().numpy())
-        return torch.from_numpy(found.astype(np.float32)).to(receiver.device)
+        positions = positions_of(self.labels.receivers, receiver.cpu().numpy())
+        return torch.from_numpy(positions.astype(np.float32)).to(receiver.device)
 
     def present(self, batch: SessionBatch) -> Tensor:
         """(b, r) captures that training may see."""
@@ -204,10 +204,10 @@ class SessionModule(StepModule[SessionBatch]):
             level, variance = self.net.levels(self.net.encode(batch.features, present))
             read = torch.where(present[None], torch.stack([level, variance]), torch.nan)[:, served]
             parts.append((batch.session[served].cpu().numpy(), read.double().cpu().numpy()))
-        found = np.full((2, *self.labels.train.row.shape), np.nan)
+        by_session = np.full((2, *self.labels.train.row.shape), np.nan)
         for session, levels in self._gather(parts):
-            found[:, session, : levels.shape[2]] = levels
-        return found[0], found[1]
+            by_session[:, session, : levels.shape[2]] = levels
+        return by_session[0], by_session[1]
 
     def validation_step(self, batch: SessionBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Sums posteriors up; padding of the last batch of a rank is left out."""
@@ -235,16 +235,16 @@ class SessionModule(StepModule[SessionBatch]):
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split, by every rank from all ranks' sessions; and means of the epoch before it."""
         self.log_means()
-        found = SessionPredictions.join(self._gather(self._validated))
+        predictions = SessionPredictions.join(self._gather(self._validated))
         self._validated = []
         nats, self._nats = self._gather(self._nats), []
         if isinstance(self.net, RadioMapNet) and nats:
             self.net.temperature.fill_(best_temperature(np.concatenate(nats)))
-        if not np.isfinite(found.nll).all():
+        if not np.isfinite(predictions.nll).all():
             raise DataQualityError("posteriors of validation sessions are no numbers: training diverged, lower --learning-rate")
         # Per square unit, as the loss of captures is.
-        self.log("val/loss", float(found.nll.mean() - 2 * np.log(self.region.half_extent_m)), sync_dist=True)
-        for name, value in session_summary(found, ()).items():
+        self.log("val/loss", float(predictions.nll.mean() - 2 * np.log(self.region.half_extent_m)), sync_dist=True)
+        for name, value in session_summary(predictions, ()).items():
             if isinstance(value, float):
                 self.log(f"val/{name}", value, sync_dist=True)
 
@@ -268,8 +268,8 @@ def fit_map(
         count = np.isfinite(mine).sum(axis=1)  # windows of one capture: their mean
         by_receiver[:, column] = np.where(count > 0, np.nansum(mine, axis=1) / np.maximum(count, 1), np.nan)
     points = place.grid.plane.to_plane(train.position[known])
-    found = fit_radio_map(Sessions(points, train.position[known], by_receiver[known]), place.position, place.grid)
-    net.set_map(found, log_prior(points, place), float(np.nanmedian(variance)))
+    radio_map = fit_radio_map(Sessions(points, train.position[known], by_receiver[known]), place.position, place.grid)
+    net.set_map(radio_map, log_prior(points, place), float(np.nanmedian(variance)))
 
 
 def log_prior(points_m: npt.NDArray[np.float64], place: SessionPlace) -> npt.NDArray[np.float64]:

@@ -70,9 +70,9 @@ class StepModule(lightning.LightningModule, Generic[B]):
         seed_step(self.device, self._seed, self.current_epoch, batch_idx, self.global_rank)
         if batch_idx == 0:
             self._steps.begin_epoch()
-        found = self.losses(batch)
-        self._steps.add_losses(found.row, found.each.detach())
-        return found.mean
+        losses = self.losses(batch)
+        self._steps.add_losses(losses.row, losses.each.detach())
+        return losses.mean
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips gradients, or sees to it that a step without finite ones is skipped: by all ranks, as all have the same."""

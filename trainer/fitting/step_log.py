@@ -159,11 +159,12 @@ class StepLog:
         if not bad and self.scaled:
             return  # the gradient scaler was too bold; it lowers its scale
         named = f"rows {', '.join(map(str, bad[:NAMED]))}" if bad else f"a batch with row {first}"
-        found = f"no finite {'loss' if bad else 'gradient'} for {named} of feature set {self._version}"
+        problem = f"no finite {'loss' if bad else 'gradient'} for {named} of feature set {self._version}"
         self._bad_steps += 1
         if self._bad_steps >= MAX_BAD_STEPS:
             raise HeimdallError(
-                f"{MAX_BAD_STEPS} steps in a row had to be skipped, the last one with {found}; lower --learning-rate, or go on "
+                f"{MAX_BAD_STEPS} steps in a row had to be skipped, the last one with {problem}; lower "
+                "--learning-rate, or go on "
                 "from an earlier checkpoint with --resume PATH"
             )
-        print(f"warning: {found}; the step is skipped", file=sys.stderr)
+        print(f"warning: {problem}; the step is skipped", file=sys.stderr)

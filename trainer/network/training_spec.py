@@ -159,10 +159,10 @@ class TrainingSpec:
 
     def flat(self) -> dict[str, Any]:
         """All fields under names such as `optimizer.learning_rate`."""
-        found: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for name, value in self.to_json().items():
-            found |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-        return found
+            parameters |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        return parameters
 
 
 PARTS: dict[str, Any] = {"network": NetworkSpec, "optimizer": OptimizerSpec, "loss": LossSpec, "augment": AugmentSpec}

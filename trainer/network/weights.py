@@ -56,24 +56,24 @@ def load_weights(net: LocalizationNet, path: Path | str) -> WeightsReport:
         UsageError: when the file is absent, damaged, of another kind, not finite, or holds nothing that fits.
     """
     path = Path(path)
-    found = _read_safetensors(path)
+    weights = _read_safetensors(path)
     wanted: dict[str, Tensor] = net.backbone.state_dict()
     fitting = {
         name: tensor
-        for name, tensor in found.items()
+        for name, tensor in weights.items()
         if name in wanted and tensor.shape == wanted[name].shape and tensor.is_floating_point()
     }
-    mismatched = sorted((found.keys() & wanted.keys()) - fitting.keys())
+    mismatched = sorted((weights.keys() & wanted.keys()) - fitting.keys())
     report = WeightsReport(
         path,
         loaded=tuple(sorted(fitting)),
-        skipped=tuple(sorted(found.keys() - wanted.keys())),
-        mismatched=tuple(f"{name} ({_describe(found[name])}, {_describe(wanted[name])})" for name in mismatched),
-        missing=tuple(sorted(wanted.keys() - found.keys())),
+        skipped=tuple(sorted(weights.keys() - wanted.keys())),
+        mismatched=tuple(f"{name} ({_describe(weights[name])}, {_describe(wanted[name])})" for name in mismatched),
+        missing=tuple(sorted(wanted.keys() - weights.keys())),
     )
     if not fitting:
         raise UsageError(
-            f"{path} holds {len(found)} tensors, none of which fits the backbone {net.spec.timm_name} ({report}); "
+            f"{path} holds {len(weights)} tensors, none of which fits the backbone {net.spec.timm_name} ({report}); "
             f"give a timm checkpoint of {net.spec.timm_name}, or the --backbone that the file was made for"
         )
     bad = [name for name, tensor in fitting.items() if not tensor.isfinite().all()]

@@ -129,12 +129,12 @@ class _Cache:
             self._forget(task)
             if key in self.chunks:
                 return self.chunks[key][0], 0
-        found = read_chunk(objects, path, source.segment.layout(name), source.chunk, source.crcs[name])
+        rows = read_chunk(objects, path, source.segment.layout(name), source.chunk, source.crcs[name])
         with self.lock:
-            if source.last_use > task.chunk and self.n_bytes + found.nbytes <= CACHE_BYTES and key not in self.chunks:
-                self.chunks[key] = found, source.last_use
-                self.n_bytes += found.nbytes
-        return found, found.nbytes
+            if source.last_use > task.chunk and self.n_bytes + rows.nbytes <= CACHE_BYTES and key not in self.chunks:
+                self.chunks[key] = rows, source.last_use
+                self.n_bytes += rows.nbytes
+        return rows, rows.nbytes
 
     def _forget(self, task: MergeChunk) -> None:
         """Drop what no task wants any more."""
@@ -142,7 +142,7 @@ class _Cache:
             self.chunks.clear()
             self.target = task.segment.path
         self.chunks = {key: kept for key, kept in self.chunks.items() if kept[1] >= task.chunk}
-        self.n_bytes = sum(found.nbytes for found, _ in self.chunks.values())
+        self.n_bytes = sum(rows.nbytes for rows, _ in self.chunks.values())
 
 
 _cache = _Cache()

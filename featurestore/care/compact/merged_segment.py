@@ -42,15 +42,15 @@ class Compaction:
         self._starts = np.cumsum([0, *(source.n_rows for source in self.sources)])
         self.facts, reason = self._read_facts()
         self.served = np.not_equal(opened.labels.split, Split.ABSENT)
-        found = {
+        rejections = {
             int(start) + row: what
             for start, marker in zip(self._starts, markers, strict=False)
             for row, what in read_rejected(marker).items()
         }
         n_windows = opened.spec.windows_per_capture
-        self.index: Index = SetRows(self.facts, reason, self.served, found, opened.rejected, n_windows).merged()
+        self.index: Index = SetRows(self.facts, reason, self.served, rejections, opened.rejected, n_windows).merged()
         bad = np.flatnonzero(reason[self.index] != Reason.VALID).tolist()
-        self.rejected: RejectedRows = {row: found[int(self.index[row])] for row in bad}
+        self.rejected: RejectedRows = {row: rejections[int(self.index[row])] for row in bad}
         name = self.facts.take(self.index).segment_id(opened.spec.id)
         self.segment = self._target(name)
 

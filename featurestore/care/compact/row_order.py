@@ -108,8 +108,8 @@ class SetRows:
     def _distinct(self, rows: Index) -> Index:
         """Of several segments that hold the same rejected row, the first speaks for it."""
         facts = self.facts
-        found = {
+        first_of = {
             (int(facts.capture_id[row]), int(facts.window[row]), self._recording(row)): row
             for row in sorted(rows, reverse=True)
         }
-        return np.array(list(found.values()), np.int64)
+        return np.array(list(first_of.values()), np.int64)

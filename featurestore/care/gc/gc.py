@@ -114,10 +114,10 @@ def survey(store: str, policy: Policy) -> tuple[Objects, Garbage]:
 
 def survey_with_pairs(store: str, policy: Policy) -> list[tuple[Objects, Garbage]]:
     """`survey` of a store and, where it has one, of its pair store: a store of its own below it. Raises as that does."""
-    found = [survey(store, policy)]
-    if found[0][0].names(PAIRS):
-        found.append(survey(f"{store}/{PAIRS}", policy))
-    return found
+    surveys = [survey(store, policy)]
+    if surveys[0][0].names(PAIRS):
+        surveys.append(survey(f"{store}/{PAIRS}", policy))
+    return surveys
 
 
 def preview(objects: Objects, garbage: Garbage) -> GcReport:
@@ -177,6 +177,6 @@ def _is_unchanged(objects: Objects, item: Item) -> bool:
     if item.kind == SPEC:
         return not (inventory.segments or inventory.bases or inventory.unknown)
     kinds = (inventory.sets, inventory.features, inventory.parts, inventory.bases, inventory.segments)
-    found = next((kind[item.path] for kind in kinds if item.path in kind), ObjectGroup(item.path))
+    stored = next((kind[item.path] for kind in kinds if item.path in kind), ObjectGroup(item.path))
     known = item.group.objects
-    return all(known.get(key) == info for key, info in found.objects.items())
+    return all(known.get(key) == info for key, info in stored.objects.items())

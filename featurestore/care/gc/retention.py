@@ -55,7 +55,7 @@ def read_manifests(objects: Objects, versions: list[str]) -> dict[str, Manifest]
     Raises:
         StoreError: when one cannot be read, or is of another version.
     """
-    found = {}
+    manifests = {}
     for version in versions:
         name = f"{objects.location}/{set_path(version)}"
         try:
@@ -72,8 +72,8 @@ def read_manifests(objects: Objects, versions: list[str]) -> dict[str, Manifest]
                 f"{name}/zarr.json is the manifest of {manifest.version}, wanted {version}; nothing is removed: "
                 "run build-features with its parameters, which writes it again, or, to give it up, delete it"
             )
-        found[version] = manifest
-    return found
+        manifests[version] = manifest
+    return manifests
 
 
 class _Survey:

@@ -48,13 +48,13 @@ def repair_fact(context: RepairContext, place: Place) -> str:
 
 
 def _readable(context: RepairContext, segment: Segment) -> Columns:
-    found = {}
+    arrays = {}
     for name in FACTS:
         try:
-            found[name] = read_array(context.objects, f"{segment.path}/{name}")
+            arrays[name] = read_array(context.objects, f"{segment.path}/{name}")
         except StoreError:
             continue
-    return found
+    return arrays
 
 
 def _rebuild(context: RepairContext, segment: Segment, left: Columns, lost: list[str]) -> Columns:

@@ -55,7 +55,7 @@ def find_place(key: str) -> Place:
     for kind, pattern in KINDS.items():
         match = re.fullmatch(pattern, key)
         if match is not None:
-            found = {name: value for name, value in match.groupdict().items() if value is not None}
-            chunk = int(found.pop("chunk", 0))
-            return Place(kind, key, **found, chunk=chunk)
+            names = {name: value for name, value in match.groupdict().items() if value is not None}
+            chunk = int(names.pop("chunk", 0))
+            return Place(kind, key, **names, chunk=chunk)
     raise ValueError(f"{key!r} is no object of a feature set")

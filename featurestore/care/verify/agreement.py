@@ -23,13 +23,13 @@ def near_peak(logmel: Float32) -> Mask:
     return mask
 
 
-def logmel_difference(found: Float32, exact: Float32) -> npt.NDArray[np.float64]:
-    """(row,) largest difference in dB from `exact` near its peaks; NaN where `found` holds NaN."""
-    difference = np.where(near_peak(exact), np.abs(found.astype(np.float64) - exact), 0)
-    return np.asarray(np.where(np.isnan(found).any(axis=(1, 2, 3)), np.nan, difference.max(axis=(1, 2, 3))))
+def logmel_difference(stored: Float32, exact: Float32) -> npt.NDArray[np.float64]:
+    """(row,) largest difference in dB from `exact` near its peaks; NaN where `stored` holds NaN."""
+    difference = np.where(near_peak(exact), np.abs(stored.astype(np.float64) - exact), 0)
+    return np.asarray(np.where(np.isnan(stored).any(axis=(1, 2, 3)), np.nan, difference.max(axis=(1, 2, 3))))
 
 
-def features_agree(spec: FeatureSpec, found: npt.NDArray[np.float16], logmel: Float32, exact: Float32, std: Float32) -> Mask:
+def features_agree(spec: FeatureSpec, stored: npt.NDArray[np.float16], logmel: Float32, exact: Float32, std: Float32) -> Mask:
     """(row,) whether stored features agree with what another computation of log-mel normalizes to.
 
     They may differ by a step of float16, which is how they are stored, and by the tolerance of log-mel: near zero, where
@@ -37,7 +37,7 @@ def features_agree(spec: FeatureSpec, found: npt.NDArray[np.float16], logmel: Fl
 
     Args:
         spec: of the tensors.
-        found: (row, 3, band, frame) as stored.
+        stored: (row, 3, band, frame) as stored.
         logmel: (row, 3, mel, frame) of the other computation, without NaN.
         exact: (row, 3, band, frame) what that normalizes to, before it is rounded to float16.
         std: (3, band) of the basis.
@@ -47,6 +47,6 @@ def features_agree(spec: FeatureSpec, found: npt.NDArray[np.float16], logmel: Fl
         heard = np.asarray(heard.all(axis=2, keepdims=True), bool)
         tolerance_db *= math.sqrt(spec.n_mels)
     with np.errstate(invalid="ignore"):  # NaN is close to nothing
-        step = np.spacing(np.maximum(np.abs(found), np.abs(exact).astype(np.float16))).astype(np.float64)
-        close: Mask = np.abs(found.astype(np.float64) - exact) <= step + tolerance_db / std[..., None]
-    return np.asarray((close | ~heard).all(axis=(1, 2, 3)) & ~np.isnan(found).any(axis=(1, 2, 3)), bool)
+        step = np.spacing(np.maximum(np.abs(stored), np.abs(exact).astype(np.float16))).astype(np.float64)
+        close: Mask = np.abs(stored.astype(np.float64) - exact) <= step + tolerance_db / std[..., None]
+    return np.asarray((close | ~heard).all(axis=(1, 2, 3)) & ~np.isnan(stored).any(axis=(1, 2, 3)), bool)

@@ -158,18 +158,18 @@ class _Comparison:
         features = read_rows(objects, f"{segment.path}/{features_name(basis.id)}", segment.features(basis.id), rows)
         difference = logmel_difference(logmel, exact)
         agree = features_agree(spec, features, exact, normalized, basis.std)
-        found = {}
+        findings = {}
         for i in range(len(rows)):
             if i in rejected:
-                found[i] = 0, f"it can't be any more: {rejected[i].reason.label}, {rejected[i].detail}"
+                findings[i] = 0, f"it can't be any more: {rejected[i].reason.label}, {rejected[i].detail}"
                 continue
             if np.isfinite(difference[i]):
                 self.largest_db = max(self.largest_db, float(difference[i]))
             if not difference[i] <= TOLERANCE_DB:  # or NaN
-                found[i] = 0, f"its log-mel differs by {difference[i]:.3g} dB, {TOLERANCE_DB} dB allowed"
+                findings[i] = 0, f"its log-mel differs by {difference[i]:.3g} dB, {TOLERANCE_DB} dB allowed"
             elif not agree[i]:
-                found[i] = 1, "its features are not what that normalizes to"
-        return found
+                findings[i] = 1, "its features are not what that normalizes to"
+        return findings
 
     def _urls(self, segment: Segment, row: int) -> tuple[str, str]:
         """The chunks that hold a row: of logmel, and of features."""

@@ -36,11 +36,11 @@ class Sources:
 
     def windows(self, digests: npt.NDArray[np.uint8], windows: Sequence[int], wanted: npt.NDArray[np.bool_]) -> RawWindows:
         """What to compute for rows, given by the digest of their object, (n, 16), and their window; those wanted are here."""
-        found = [
+        sources = [
             self.by_digest[digest.tobytes()] if want else Source("", 0)
             for digest, want in zip(digests, wanted.tolist(), strict=True)
         ]
-        return RawWindows([one.key for one in found], [one.size_bytes for one in found], windows, wanted)
+        return RawWindows([one.key for one in sources], [one.size_bytes for one in sources], windows, wanted)
 
     def has(self, digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """(n,) which of these objects were found."""
@@ -57,16 +57,16 @@ def find_sources(raw: Location, digests: Iterable[bytes], progress: Progress) ->
         StoreError: when the store refuses.
         ServiceUnavailableError: when it does not answer.
     """
-    wanted, found = set(digests), dict[bytes, Source]()
+    wanted, sources = set(digests), dict[bytes, Source]()
     progress.start("find recordings", len(wanted), "recordings")
     if wanted:
         objects = open_objects(raw.url)
         objects.check()
         for info in objects.walk():
             digest = source_digest(info, by_etag=not raw.is_local)
-            if digest in wanted and digest not in found:
-                found[digest] = Source(info.key, info.size_bytes)
+            if digest in wanted and digest not in sources:
+                sources[digest] = Source(info.key, info.size_bytes)
                 progress.advance(1)
-                if len(found) == len(wanted):
+                if len(sources) == len(wanted):
                     break
-    return Sources(raw, found)
+    return Sources(raw, sources)

@@ -45,10 +45,10 @@ def check_parts(inspector: Inspector, version: str, progress: Progress) -> list[
         ]
         spec = _check_spec(inspector, manifest.spec)
         progress.advance(1)
-        found = [pool.submit(part) for part in parts]
+        futures = [pool.submit(part) for part in parts]
         segments = [pool.submit(check_segment, inspector, manifest, spec, ref) for ref in manifest.segments]
         try:
-            for done in as_completed([*found, *segments]):
+            for done in as_completed([*futures, *segments]):
                 done.result()
                 progress.advance(1)
         except BaseException:  # a server that stays away is not asked for the rest

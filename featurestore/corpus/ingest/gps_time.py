@@ -42,8 +42,8 @@ def gps_to_unix_ns(week_second: float, near: datetime) -> int:
 
 def _ahead_s(unix_s: float) -> int:
     """GPS time less UTC at a Unix time."""
-    found = 0
+    latest_s = 0
     for since, ahead_s in LEAP_SECONDS:
         if unix_s >= datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp():
-            found = ahead_s
-    return found
+            latest_s = ahead_s
+    return latest_s

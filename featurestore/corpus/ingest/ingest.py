@@ -225,8 +225,10 @@ def _count_unlabelled(directory: Path, labels: Labels) -> int:
     named = {directory / remark.file for remark in labels.skipped}
     for label in labels.labels:
         named |= companions(directory / label.file)
-    found = (path for path in directory.rglob("*") if known_by_name(path) and path.is_file())
-    return len({path.with_suffix(".sigmf-meta") if "sigmf" in path.suffix else path for path in found if path not in named})
+    recordings = (path for path in directory.rglob("*") if known_by_name(path) and path.is_file())
+    return len(
+        {path.with_suffix(".sigmf-meta") if "sigmf" in path.suffix else path for path in recordings if path not in named}
+    )
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:

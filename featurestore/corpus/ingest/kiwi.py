@@ -99,8 +99,8 @@ def measure_rate(stamps: Stamps, nominal_hz: float) -> GpsClock:
 def _steps(origin_s: npt.NDArray[np.float64], first: npt.NDArray[np.int64]) -> tuple[ClockStep, ...]:
     """The jumps between steady runs, each at its run's first stamp; the clock's slow wandering is no jump."""
     jumps_s = np.diff(origin_s)
-    found = np.flatnonzero(np.abs(jumps_s) > LEAST_STEP_S)
-    return tuple(ClockStep(int(first[index + 1]), float(jumps_s[index])) for index in found)
+    step_index = np.flatnonzero(np.abs(jumps_s) > LEAST_STEP_S)
+    return tuple(ClockStep(int(first[index + 1]), float(jumps_s[index])) for index in step_index)
 
 
 def _gaps(steps: tuple[ClockStep, ...]) -> list[str]:

@@ -17,12 +17,12 @@ def gather_receivers(labels: Iterable[Label], given: Receivers | None) -> tuple[
         labels: of recordings, in their order.
         given: a table; `None` where there is none.
     """
-    found: dict[int, Label] = {}
+    first_label: dict[int, Label] = {}
     remarks = []
     for label in labels:
         if label.receiver_latitude is None or label.receiver_longitude is None:
             continue
-        first = found.setdefault(label.websdr_id, label)
+        first = first_label.setdefault(label.websdr_id, label)
         if _place(first) != _place(label):
             remarks.append(
                 Remark(
@@ -31,7 +31,7 @@ def gather_receivers(labels: Iterable[Label], given: Receivers | None) -> tuple[
                     "the first counts; correct the wrong one",
                 )
             )
-    receivers = Receivers.of(_rows(found.values()))
+    receivers = Receivers.of(_rows(first_label.values()))
     return (receivers if given is None else given.or_else(receivers)), remarks
 
 

@@ -62,7 +62,7 @@ def audit(rows: ServedRows, spec: FeatureSpec, split: SplitSpec, std: npt.NDArra
         std: (3, band) of its basis.
     """
     first, session = unique_sessions(rows.session_id)  # row that each session begins with; session of each row
-    found = [
+    findings = [
         *_equal_content(rows),
         *_splits(rows, split, rows.split[first]),
         *_receivers(rows),
@@ -71,7 +71,7 @@ def audit(rows: ServedRows, spec: FeatureSpec, split: SplitSpec, std: npt.NDArra
         *_known_sites(split, rows.split[first], rows.position[first]),
         *_labels(rows),
     ]
-    return sorted(found, key=lambda finding: finding.level != "warning")  # stable
+    return sorted(findings, key=lambda finding: finding.level != "warning")  # stable
 
 
 def _equal_content(rows: ServedRows) -> Iterator[Finding]:

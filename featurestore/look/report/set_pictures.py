@@ -196,7 +196,7 @@ def receivers(rows: LabelledRows) -> dict[str, Any]:
 
 
 def _receiver_rows(rows: LabelledRows, captures: LabelledRows) -> list[tuple[str, ...]]:
-    n_rows, found = Counter(rows.websdr_id.tolist()), []
+    n_rows, table = Counter(rows.websdr_id.tolist()), []
     for receiver in np.unique(captures.websdr_id).tolist():
         own = captures.select(captures.websdr_id == receiver)
         when, snr = own.timestamp[~np.isnat(own.timestamp)], own.snr_db[np.isfinite(own.snr_db)]
@@ -206,5 +206,5 @@ def _receiver_rows(rows: LabelledRows, captures: LabelledRows) -> list[tuple[str
             else ["", ""]
         )
         median = f"{np.median(snr):.1f}" if len(snr) else ""
-        found.append((str(receiver), f"{len(own):,}", f"{n_rows[receiver]:,}", median, *times))
-    return found
+        table.append((str(receiver), f"{len(own):,}", f"{n_rows[receiver]:,}", median, *times))
+    return table

@@ -107,8 +107,8 @@ def fit_covariance(points_m: Float64, basis: Float64, y: Float64, trend: Trend) 
     bounds = np.log([(0.1, 1e3), (extent / 1e3, extent), (0.1, 1e3)])
     start = np.clip(np.log([36.0, min(10_000.0, extent / 8), 9.0]), bounds[:, 0], bounds[:, 1])
     options = {"maxiter": STEPS, "ftol": 1e-6}  # scipy's stubs know values of one type only
-    found = minimize(cost, start, method="L-BFGS-B", bounds=bounds, options=options)  # type: ignore[call-overload]  # as above
-    return Covariance(*map(float, np.exp(found.x)))
+    optimum = minimize(cost, start, method="L-BFGS-B", bounds=bounds, options=options)  # type: ignore[call-overload]  # as above
+    return Covariance(*map(float, np.exp(optimum.x)))
 
 
 @dataclass(frozen=True, eq=False)

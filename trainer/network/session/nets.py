@@ -187,18 +187,18 @@ class RadioMapNet(SessionNet):
         variance = spread[0, 0] + 2 * spread[0, 1] * decades + spread[1, 1] * decades * decades + self.law_variance[0]
         return torch.where(has_place[..., None], mean, 0.0), variance
 
-    def set_map(self, found: RadioMap, log_prior: np.ndarray[Any, Any], reading: float) -> None:
+    def set_map(self, radio_map: RadioMap, log_prior: np.ndarray[Any, Any], reading: float) -> None:
         """Take over a fitted map, the prior of the cells, and the mean variance of reading that is part of its noise."""
         values: Mapping[str, Any] = {
-            "mean": found.mean,
-            "variance": found.variance,
-            "noise": found.noise,
+            "mean": radio_map.mean,
+            "variance": radio_map.variance,
+            "noise": radio_map.noise,
             "reading": reading,
-            "power": found.power,
-            "law": found.law,
-            "law_covariance": found.law_covariance,
-            "law_variance": [found.law_variance, found.law_noise],
-            "table": found.table,
+            "power": radio_map.power,
+            "law": radio_map.law,
+            "law_covariance": radio_map.law_covariance,
+            "law_variance": [radio_map.law_variance, radio_map.law_noise],
+            "table": radio_map.table,
             "log_prior": log_prior,
         }
         for name, value in values.items():
@@ -274,8 +274,8 @@ class _Block(nn.Module):
         score = torch.where(usable[:, None, None, :], score, -1e9)
         mixed = (torch.softmax(score, dim=-1) @ value).transpose(1, 2).reshape(b, t, width)
         row = row + self.dropout(self.out(mixed))
-        found: Tensor = row + self.dropout(self.mlp(self.between(row)))
-        return found
+        out: Tensor = row + self.dropout(self.mlp(self.between(row)))
+        return out
 
 
 def make_session_net(

@@ -245,8 +245,8 @@ def _powers(fields: list[_Field], n_sessions: int, power_variance: float) -> Flo
         rest = np.where(each.heard, each.level - each.offset - each.fitted[:, None], 0.0).sum(axis=1)
         weighted[each.session] += rest / each.noise
         precision[each.session] += each.count / each.noise
-    found = weighted / precision
-    return np.asarray(found - found.mean())
+    power = weighted / precision
+    return np.asarray(power - power.mean())
 
 
 def _finish(

@@ -87,9 +87,9 @@ PATTERNS = (
 def parse_name(name: str) -> Facts | None:
     """What a recording's file name says, without its folder; `None` where it follows no known pattern."""
     for pattern in PATTERNS:
-        found = pattern.expression.search(name)
-        if found:
-            said = {key: text for key, text in found.groupdict().items() if text is not None}
+        match = pattern.expression.search(name)
+        if match:
+            said = {key: text for key, text in match.groupdict().items() if text is not None}
             note = "its name says audio, not IQ; check that it is IQ" if "audio" in said else ""
             return Facts(
                 f"its name ({pattern.program})",
