@@ -56,16 +56,18 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         if self.input not in (None, *INPUTS):
-            raise UsageError(f"input is {self.input!r}; wanted one of {', '.join(INPUTS)}")
+            raise UsageError(f"input is {self.input!r}; expected one of {', '.join(INPUTS)}")
         if self.precision not in (AUTO, *PRECISIONS):
-            raise UsageError(f"precision is {self.precision!r}; wanted one of {', '.join((*PRECISIONS, AUTO))}")
+            raise UsageError(f"precision is {self.precision!r}; expected one of {', '.join((*PRECISIONS, AUTO))}")
         if self.input == "iq" and self.raw is None:
             raise UsageError(
                 "--input iq without --raw: the IQ graph is validated on captures, which a feature set does not hold; give the "
                 "raw location that the set was built from"
             )
         if self.captures < 1 or (self.max_size_mb is not None and not self.max_size_mb > 0):
-            raise UsageError(f"captures is {self.captures}, max_size_mb {self.max_size_mb}; wanted 1 or more, and more than 0")
+            raise UsageError(
+                f"captures is {self.captures}, max_size_mb {self.max_size_mb}; expected 1 or more, and more than 0"
+            )
         _ = self.number
 
     @property

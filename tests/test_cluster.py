@@ -20,7 +20,7 @@ def square(number: int) -> int:
 
 
 def fail(number: int) -> int:
-    raise UsageError(f"no {number}; wanted another")
+    raise UsageError(f"no {number}; expected another")
 
 
 def die_once(place: tuple[str, int]) -> int:
@@ -43,7 +43,7 @@ def test_every_task_gives_its_result(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_a_task_is_raised_as_it_is(workers: int) -> None:
-    with open_runner(workers, None, Silent(), 100) as runner, pytest.raises(UsageError, match="no 7; wanted another"):
+    with open_runner(workers, None, Silent(), 100) as runner, pytest.raises(UsageError, match="no 7; expected another"):
         list(runner.run(fail, [7]))
 
 

@@ -19,7 +19,7 @@ def knock(uri: str, option: str = "--tracking-uri") -> None:
         option: by which the user gave it.
 
     Raises:
-        UsageError: when the address is none that MLflow knows.
+        UsageError: when MLflow knows no such kind of address.
         Exception: whatever its client raises when nobody answers.
     """
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
@@ -44,6 +44,6 @@ def knock(uri: str, option: str = "--tracking-uri") -> None:
             engine.dispose()
     elif scheme not in ("databricks", "uc"):
         raise UsageError(
-            f"{option} {without_credentials(uri)} is none that MLflow takes; wanted sqlite:///FILE, "
+            f"{option} {without_credentials(uri)} is not an address that MLflow accepts; expected sqlite:///FILE, "
             "postgresql+psycopg://USER@HOST/DATABASE or http://HOST:PORT"
         )

@@ -142,7 +142,8 @@ class GraphInfo:
         """
         if props.get("schema") != SCHEMA:
             raise UsageError(
-                f"{source} has metadata of schema {props.get('schema')!r}; wanted {SCHEMA!r}: use a graph that heimdall export "
+                f"{source} has metadata of schema {props.get('schema')!r}; expected {SCHEMA!r}: use a graph that "
+                "heimdall export "
                 "of this version wrote"
             )
         if missing := ", ".join(name for name in (*PLAIN, *STRUCTURED) if name not in props):
@@ -157,7 +158,7 @@ class GraphInfo:
         wanted = (3, spec.n_bands)
         if props["input"] not in INPUTS or mean.shape != wanted or std.shape != wanted:
             raise UsageError(
-                f"{source} has input {props['input']!r}, mean {mean.shape} and std {std.shape}; wanted features or iq, and "
+                f"{source} has input {props['input']!r}, mean {mean.shape} and std {std.shape}; expected features or iq, and "
                 f"{wanted} twice: export it again"
             )
         plain: dict[str, Any] = {name: props[name] for name in PLAIN}

@@ -45,7 +45,7 @@ def convert(source: Path | str, path: Path | str, precision: str) -> ExportedGra
         UsageError: when the source is no such graph, or has no weights that this precision can change.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     model, info = read_model(source)
     if info.precision != "fp32":
         raise UsageError(f"{source} is in {info.precision}; convert the fp32 graph, so that nothing is rounded twice")

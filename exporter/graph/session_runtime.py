@@ -24,7 +24,7 @@ SessionOutputs = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDA
 
 
 def run_sessions(graph: OpenedGraph, rows: SessionRows, batch_size: int = SESSIONS_AT_ONCE) -> SessionOutputs:
-    """The graph's outputs for all sessions, so many at a time; NaN where they are no numbers."""
+    """The graph's outputs for all sessions, so many at a time; NaN where they are not finite."""
     parts = [
         graph.session.run(None, rows.inputs(graph.info.input, slice(start, start + batch_size)))
         for start in range(0, len(rows), batch_size)
@@ -42,7 +42,7 @@ def require_numbers(name: str, outputs: SessionOutputs, rows: SessionRows) -> Se
     bad = np.flatnonzero(~(np.isfinite(outputs[0]).all(axis=1) & np.isfinite(outputs[1]).all(axis=(1, 2))))
     if len(bad):
         raise DataQualityError(
-            f"{name} makes no numbers of {len(bad)} of {len(rows)} sessions, the first being {rows.session_id[bad[0]]}; look "
+            f"{name} returned NaN or infinity for {len(bad)} of {len(rows)} sessions, the first being {rows.session_id[bad[0]]}; look "
             "at its captures"
         )
     return outputs

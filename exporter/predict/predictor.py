@@ -79,7 +79,7 @@ class Predictor:
         if features.ndim != 4 or features.shape[1:] != wanted:
             raise UsageError(f"features have shape {features.shape}; {self.name} takes (n, {', '.join(map(str, wanted))})")
         if features.dtype not in (np.float16, np.float32):
-            raise UsageError(f"features are {features.dtype}; wanted float32, or float16 as they are stored")
+            raise UsageError(f"features are {features.dtype}; expected float32, or float16 as they are stored")
         bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2, 3)))
         if len(bad):
             raise UsageError(f"{len(bad)} of {len(features)} tensors, the first at {bad[0]}, are not finite; leave them out")
@@ -135,7 +135,7 @@ class Predictor:
         bad = np.flatnonzero(~(np.isfinite(positions) & np.isfinite(uncertainties)).all(axis=1))
         if len(bad):
             raise DataQualityError(
-                f"{self.name} makes no numbers of {len(bad)} of {len(values)} inputs, the first at {bad[0]}; use the fp32 "
+                f"{self.name} returned NaN or infinity for {len(bad)} of {len(values)} inputs, the first at {bad[0]}; use the fp32 "
                 "graph, or look at these inputs"
             )
         return Predicted(positions, uncertainties)
@@ -153,6 +153,7 @@ def _complex(iq: npt.NDArray[Any]) -> Samples:
     if iq.dtype == np.float32 and iq.ndim == 3 and iq.shape[1] == 2:
         return np.asarray(iq[:, 0] + 1j * iq[:, 1], np.complex64)
     raise UsageError(
-        f"iq is {iq.dtype} of shape {iq.shape}; wanted complex64 or complex128 of shape (samples,) or (n, samples), or float32 "
+        f"iq is {iq.dtype} of shape {iq.shape}; expected complex64 or complex128 of shape (samples,) or (n, "
+        "samples), or float32 "
         "of shape (n, 2, samples)"
     )

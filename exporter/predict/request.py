@@ -43,4 +43,4 @@ class PredictRequest:
             given = "both" if self.store is not None else "neither"
             raise UsageError(f"captures and --store: {given} given; give .npy files or directories, or a feature set's store")
         if self.split not in SPLITS:
-            raise UsageError(f"split is {self.split!r}; wanted one of {', '.join(SPLITS)}")
+            raise UsageError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")

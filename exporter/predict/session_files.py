@@ -41,7 +41,7 @@ def by_path(paths: Sequence[Path]) -> list[CaptureFile]:
         named = PATH.fullmatch(path.absolute().as_posix())
         if named is None:
             raise UsageError(
-                f"capture {path} does not say which session it is of; wanted {USUAL}, or give --sessions with a CSV of file, "
+                f"capture {path} does not say which session it is of; expected {USUAL}, or give --sessions with a CSV of file, "
                 "session_id, websdr_id"
             )
         files.append(CaptureFile(path, named["session"], int(named["receiver"])))

@@ -98,7 +98,7 @@ def _predictions(output: Outputs, rows: Rows, feature_set: FeatureSet, info: Gra
     bad = np.flatnonzero(~(np.isfinite(position) & np.isfinite(sigma)).all(axis=1))
     if len(bad):
         raise DataQualityError(
-            f"{release.url} makes no numbers of {len(bad)} of {len(rows)} rows, the first being {rows.name(int(bad[0]))}; "
+            f"{release.url} returned NaN or infinity for {len(bad)} of {len(rows)} rows, the first being {rows.name(int(bad[0]))}; "
             "export it again with --precision fp32"
         )
     region = Region.from_json(dict(info.region), release.url)

@@ -152,7 +152,7 @@ class Comparison:
             return f"{better.release} is better: it errs less by {abs(difference.mean_m) / 1000:.3f} km on average"
         if difference.sessions < MIN_SESSIONS:
             return (
-                f"cannot tell: {difference.sessions} sessions are too few, wanted {MIN_SESSIONS}; use a larger "
+                f"cannot tell: {difference.sessions} sessions are too few, expected {MIN_SESSIONS}; use a larger "
                 f"{self.split} split"
             )
         if difference.low_m == difference.high_m == 0:

@@ -51,7 +51,7 @@ class CompareRequest:
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1 or self.draws < 100:
             raise UsageError(
-                f"confidence is {self.confidence}, draws {self.draws}; wanted from 0.5 to below 1, and 100 or more"
+                f"confidence is {self.confidence}, draws {self.draws}; expected from 0.5 to below 1, and 100 or more"
             )
 
 

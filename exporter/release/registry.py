@@ -46,7 +46,7 @@ class RegistryRequest:
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.model):
             raise UsageError(
-                f"--model-name is {self.model[:200]!r}; wanted up to 200 characters, without quotes, backslashes, % and "
+                f"--model-name is {self.model[:200]!r}; expected up to 200 characters, without quotes, backslashes, % and "
                 "control characters"
             )
 
@@ -159,7 +159,7 @@ def open_registry(request: RegistryRequest) -> Registry:
     """A registry that answers.
 
     Raises:
-        UsageError: when the address is none that MLflow knows.
+        UsageError: when MLflow knows no such kind of address.
         ServiceUnavailableError: when it does not answer.
     """
     for name in ("alembic", "mlflow"):

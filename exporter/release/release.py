@@ -42,7 +42,7 @@ class Version:
         """Of `1.2.3` or `v1.2.3`; `UsageError` for anything else."""
         match = NUMBER.fullmatch(text)
         if not match:
-            raise UsageError(f"release is {text!r}; wanted three numbers, as 1.2.0")
+            raise UsageError(f"release is {text!r}; expected three numbers, as 1.2.0")
         return cls(*map(int, match.groups()))
 
     def __str__(self) -> str:

@@ -140,7 +140,7 @@ def choose(measured: Sequence[Measured], precision: str, max_size_mb: float | No
     eligible = [item for item in measured if precision in (item.precision, AUTO)]
     if not eligible:
         known = ", ".join(item.precision for item in measured)
-        raise UsageError(f"precision is {precision!r}; wanted {AUTO} or one of {known}")
+        raise UsageError(f"precision is {precision!r}; expected {AUTO} or one of {known}")
     fitting = [item for item in eligible if max_size_mb is None or item.size_mb <= max_size_mb]
     if not fitting:
         sizes = ", ".join(f"{item.precision} {item.size_mb:.1f} MB" for item in measured)
@@ -153,7 +153,7 @@ def choose(measured: Sequence[Measured], precision: str, max_size_mb: float | No
     if not usable:
         names = ", ".join(item.precision for item in fitting)
         raise DataQualityError(
-            f"in {names}, outputs overflow and are no numbers; choose --precision fp32, or a larger --max-size-mb"
+            f"in {names}, outputs overflow to NaN or infinity; choose --precision fp32, or a larger --max-size-mb"
         )
     return min(usable, key=lambda item: (item.difference_mean_m or 0.0, PRECISIONS.index(item.precision)))
 

@@ -52,7 +52,7 @@ class Tolerance:
     def __post_init__(self) -> None:
         for name, high in (("absolute_m", math.inf), ("relative", math.inf), ("min_share", 1.0)):
             if not 0 <= getattr(self, name) < high:
-                raise UsageError(f"the tolerance {name} is {getattr(self, name)!r}; wanted a number from 0 to below {high}")
+                raise UsageError(f"the tolerance {name} is {getattr(self, name)!r}; expected a number from 0 to below {high}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class Validation:
         worst = "; ".join(f"{name}: {metres:.3g} m" for name, metres in self.worst)
         raise DataQualityError(
             f"{self.graph} differs from PyTorch: {100 * self.share:.1f}% of {self.rows} {self.split} {self.unit} of "
-            f"{self.feature_set} are within {self.tolerance.absolute_m:g} m + {self.tolerance.relative:g} σ, wanted more than "
+            f"{self.feature_set} are within {self.tolerance.absolute_m:g} m + {self.tolerance.relative:g} σ, "
+            "expected more than "
             f"{100 * self.tolerance.min_share:g}%; worst: {worst}. It was not published; export it again, or look at these "
             f"{self.unit}"
         )

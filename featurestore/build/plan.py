@@ -237,7 +237,7 @@ def explain_rejection(plan: Plan, index: int) -> str:
     """In words, why catalog or listing are against capture number `index`."""
     reason = Reason(int(plan.capture_reason[index]))
     if reason is Reason.SAMPLE_RATE_MISMATCH:
-        return f"the catalog says {plan.snapshot.sample_rate_hz[index]:.12g} Hz; wanted {plan.spec.sample_rate_hz:.12g} Hz"
+        return f"the catalog says {plan.snapshot.sample_rate_hz[index]:.12g} Hz; expected {plan.spec.sample_rate_hz:.12g} Hz"
     if reason is Reason.BAD_POSITION:
         latitude, longitude = plan.snapshot.position[index]
         return f"the catalog says latitude {latitude:.9g}, longitude {longitude:.9g}"

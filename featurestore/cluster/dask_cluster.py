@@ -60,7 +60,7 @@ def connect(scheduler: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Any:
 
     # A malformed address is noticed here: a Client that was never opened takes 20 s and a traceback to go away.
     if not re.fullmatch(r"((tcp|tls|wss?|ucx)://)?[^/\s:]+:\d{1,5}", scheduler):
-        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; wanted an address as tcp://host:8786")
+        raise UsageError(f"--scheduler is {without_credentials(scheduler)!r}; expected an address as tcp://host:8786")
     try:
         return Client(scheduler, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError) as error:

@@ -35,7 +35,7 @@ def compare(wanted: Iterable[Requirement]) -> tuple[list[str], list[str]]:
             missing.append(f"{requirement.name}{requirement.specifier}")
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            outdated.append(f"{requirement.name} {installed} (wanted {requirement.specifier})")
+            outdated.append(f"{requirement.name} {installed} (expected {requirement.specifier})")
     return missing, outdated
 
 

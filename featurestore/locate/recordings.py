@@ -151,7 +151,7 @@ def _hear(recording: Recording, receiver: Receiver) -> Heard:
     steps = tuple(Step(step.sample, step.jump_s) for step in recording.steps)
     heard = Heard(recording.read(0, len(recording)), rate_hz, begun_ns, sigma_s, steps)
     if heard.is_silent:
-        raise DataQualityError("is silent, or holds samples that are no numbers; nothing can be correlated with it")
+        raise DataQualityError("is silent, or holds NaN or infinity; nothing can be correlated with it")
     return heard
 
 

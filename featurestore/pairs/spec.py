@@ -42,13 +42,13 @@ class PairSpec(NamedSpec):
 
     def __post_init__(self) -> None:
         if not (0 < self.max_lag_us <= 100_000):
-            raise UsageError(f"max_lag_us is {self.max_lag_us}; wanted microseconds above 0, at most 100000")
+            raise UsageError(f"max_lag_us is {self.max_lag_us}; expected microseconds above 0, at most 100000")
         if not (3 <= self.n_lags <= 65_535 and self.n_lags % 2):
-            raise UsageError(f"n_lags is {self.n_lags}; wanted an odd number from 3 to 65535")
+            raise UsageError(f"n_lags is {self.n_lags}; expected an odd number from 3 to 65535")
         if not 0 < self.pair_seconds <= 3600:
-            raise UsageError(f"pair_seconds is {self.pair_seconds}; wanted seconds above 0, at most 3600")
+            raise UsageError(f"pair_seconds is {self.pair_seconds}; expected seconds above 0, at most 3600")
         if not self.band[0] < self.band[1]:
-            raise UsageError(f"band_low_hz is {self.band_low_hz}; wanted less than band_high_hz, {self.band_high_hz}")
+            raise UsageError(f"band_low_hz is {self.band_low_hz}; expected less than band_high_hz, {self.band_high_hz}")
 
     @property
     def band(self) -> tuple[float, float]:

@@ -96,7 +96,7 @@ def _promises(
         details, _ = notes_from_json(marker)
         crcs = {array: [int(crc) for crc in marker["chunks"][array]] for array in COMPUTED}
         if marker["rows"] != n_rows or any(len(each) != segment.n_chunks for each in crcs.values()):
-            raise ValueError(f"is of {marker['rows']} rows; wanted {n_rows}")
+            raise ValueError(f"is of {marker['rows']} rows; expected {n_rows}")
     except (StoreError, UsageError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         inspector.note(DAMAGED, key, f"is no marker of this segment ({error})")
         return None

@@ -205,11 +205,11 @@ def parse_header(header: bytes, size_bytes: int, span: int) -> Layout | Rejectio
         return Rejection(Reason.UNREADABLE, str(error))
     dtype, shape = header_fields.dtype, header_fields.shape
     if dtype.hasobject:
-        return Rejection(Reason.UNREADABLE, "holds pickled Python objects; wanted complex64 or complex128")
+        return Rejection(Reason.UNREADABLE, "holds pickled Python objects; expected complex64 or complex128")
     if dtype.newbyteorder("=") not in DTYPES:
-        return Rejection(Reason.WRONG_DTYPE, f"holds {brief(dtype)}; wanted complex64 or complex128")
+        return Rejection(Reason.WRONG_DTYPE, f"holds {brief(dtype)}; expected complex64 or complex128")
     if len(shape) != 1:
-        return Rejection(Reason.WRONG_SHAPE, f"has shape {brief(shape)}; wanted one dimension")
+        return Rejection(Reason.WRONG_SHAPE, f"has shape {brief(shape)}; expected one dimension")
     n_samples, there = shape[0], (size_bytes - header_fields.n_bytes) // dtype.itemsize
     if not 0 <= n_samples <= there:
         return Rejection(

@@ -77,7 +77,7 @@ def parse_npy_header(head: bytes) -> NpyHeader:
 def _parse(header: bytes) -> NpyHeader:
     version = header[6], header[7]
     if version not in VERSIONS:
-        raise ValueError(f"version {version[0]}.{version[1]}; wanted 1.0, 2.0 or 3.0")
+        raise ValueError(f"version {version[0]}.{version[1]}; expected 1.0, 2.0 or 3.0")
     text = header[10 if version == (1, 0) else 12 :].decode("utf-8" if version == (3, 0) else "latin-1")
     if "\\" in text:  # Python warns of escapes that it does not know
         raise ValueError("it holds a backslash")

@@ -50,7 +50,7 @@ def limited_silence(descriptor: int, limit_s: float, name: str) -> Iterator[Call
             if not broken_off:
                 raise
             raise ServiceUnavailableError(
-                f"{name} said nothing for {limit_s:.0f} s; check the server and the network, then try again"
+                f"{name} timed out: no answer for {limit_s:.0f} s; check the server and the network, then try again"
             ) from error
         finally:
             over.set()

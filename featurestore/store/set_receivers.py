@@ -44,5 +44,5 @@ def read_set_receivers(objects: Objects, manifest: Manifest) -> Receivers:
         raise StoreError(f"{name} is missing; restore it with 'features repair'") from error
     receivers = parse_receivers_json(name, content)
     if receivers_id(receivers) != named:
-        raise StoreError(f"{name} is table {receivers_id(receivers)}, wanted {named}; restore it with 'features repair'")
+        raise StoreError(f"{name} is table {receivers_id(receivers)}, expected {named}; restore it with 'features repair'")
     return receivers

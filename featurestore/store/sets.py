@@ -202,7 +202,7 @@ def check_tag(name: str) -> str:
     """
     if not TAG.fullmatch(name) or name == LATEST or re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", name):
         raise UsageError(
-            f"tag is {name!r}; wanted up to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, "
+            f"tag is {name!r}; expected up to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, "
             "neither 'latest' nor what could be a version"
         )
     return name

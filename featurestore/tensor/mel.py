@@ -64,7 +64,7 @@ def taper(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     try:
         return np.asarray(get_window(spec.window, spec.n_fft, fftbins=True), np.float64)
     except ValueError as error:
-        raise UsageError(f"window is {spec.window!r}; wanted a scipy.signal window without parameters ({error})") from error
+        raise UsageError(f"window is {spec.window!r}; expected a scipy.signal window without parameters ({error})") from error
 
 
 def cepstrum(logmel: Float32, n_mfcc: int) -> Float32:

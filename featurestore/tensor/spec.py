@@ -177,7 +177,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     """`"2/5"` as (2, 5)."""
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     if match is None:
-        raise UsageError(f"fold is {text!r}; wanted i/k, as 2/5")
+        raise UsageError(f"fold is {text!r}; expected i/k, as 2/5")
     return int(match[1]), int(match[2])
 
 
@@ -237,4 +237,4 @@ class SplitSpec:
 
 def _require(valid: bool, spec: FeatureSpec | SplitSpec, name: str, wanted: str) -> None:
     if not valid:
-        raise UsageError(f"{name} is {getattr(spec, name)!r}; wanted {wanted}")
+        raise UsageError(f"{name} is {getattr(spec, name)!r}; expected {wanted}")

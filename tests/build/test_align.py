@@ -75,5 +75,5 @@ def test_specs_of_before_keep_their_name_and_are_read() -> None:
     assert FeatureSpec.from_json(old, "it") == FeatureSpec(align="none")
     assert FeatureSpec(align="session").id != FeatureSpec().id
     assert FeatureSpec.from_json(FeatureSpec(align="session").to_json(), "it").align == "session"
-    with pytest.raises(UsageError, match="align is 'moon'; wanted none or session"):
+    with pytest.raises(UsageError, match="align is 'moon'; expected none or session"):
         FeatureSpec(align="moon")

@@ -230,12 +230,12 @@ def test_an_unreachable_scheduler_is_exit_75(corpus: Corpus, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--window", "nosuchwindow"], "window is 'nosuchwindow'; wanted a scipy.signal window"),
-        (["--hop-length", "0"], "hop_length is 0; wanted a whole number"),
-        (["--fold", "5/5"], "fold is (5, 5); wanted i/k"),
+        (["--window", "nosuchwindow"], "window is 'nosuchwindow'; expected a scipy.signal window"),
+        (["--hop-length", "0"], "hop_length is 0; expected a whole number"),
+        (["--fold", "5/5"], "fold is (5, 5); expected i/k"),
         (["--val-fraction", "0.9", "--test-fraction", "0.2"], "val_fraction is 0.9"),
         (["--tag", "a/b"], "tag is 'a/b'"),
-        (["--f-max-hz", "30000"], "f_max_hz is 30000.0; wanted at most half the sample rate"),
+        (["--f-max-hz", "30000"], "f_max_hz is 30000.0; expected at most half the sample rate"),
     ],
 )
 def test_impossible_parameters_are_one_line_and_write_nothing(corpus: Corpus, options: list[str], words: str) -> None:
@@ -247,7 +247,7 @@ def test_impossible_parameters_are_one_line_and_write_nothing(corpus: Corpus, op
 @pytest.mark.parametrize("address", ["nonsense", "http://x:1", "tcp://127.0.0.1"])
 def test_a_scheduler_that_is_no_address(corpus: Corpus, address: str) -> None:
     corpus.add(*range(4))
-    assert "wanted an address as tcp://host:8786" in one_line(build_command(corpus, "--scheduler", address), 2)
+    assert "expected an address as tcp://host:8786" in one_line(build_command(corpus, "--scheduler", address), 2)
 
 
 def test_a_mistyped_url(corpus: Corpus) -> None:

@@ -86,7 +86,7 @@ def test_damage_to_a_chunk_is_found_and_the_captures_it_holds_are_named(corpus: 
     for array in ("logmel", f"features-{opened.basis.id}"):
         for damage, kind, detail in (
             (flip, "damaged", "its CRC-32C is"),
-            (truncate, "truncated", "bytes, wanted"),
+            (truncate, "truncated", "bytes, expected"),
             (Path.unlink, "missing", "no such object"),
         ):
             problem = damaged(corpus, f"{segment_path(corpus)}/{array}/c/1/0/0/0", damage)

@@ -112,7 +112,7 @@ def test_the_second_path_carries_the_scattered_share_later() -> None:
     assert two is not None
     assert one.truth.fading_db == two.truth.fading_db
     assert one.npy != two.npy
-    with pytest.raises(UsageError, match="second_path is True; wanted a clock"):
+    with pytest.raises(UsageError, match="second_path is True; expected a clock"):
         SimulationSpec(second_path=True)
 
 

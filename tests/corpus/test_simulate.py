@@ -210,7 +210,7 @@ def test_command_refuses_an_impossible_option_in_one_line(tmp_path: Path, catalo
     arguments = ["simulate", "--raw", str(tmp_path), "--catalog", catalog, "--broken-fraction", "2"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
-    assert result.stderr == "error: broken_fraction is 2.0; wanted a share from 0 to 1\n"
+    assert result.stderr == "error: broken_fraction is 2.0; expected a share from 0 to 1\n"
 
 
 def test_keys_are_those_of_the_contract() -> None:

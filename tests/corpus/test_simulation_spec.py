@@ -30,7 +30,7 @@ from featurestore.tensor.rejection import REASONS
     ],
 )
 def test_impossible_options_are_named(name: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=rf"{name} is .*; wanted "):
+    with pytest.raises(UsageError, match=rf"{name} is .*; expected "):
         SimulationSpec(**{name: value})
 
 

@@ -280,7 +280,7 @@ def test_dask_without_workers_or_at_no_address() -> None:
     )
     finding = look(scheduler="somewhere")["Dask"]
     assert (finding.state, finding.no_answer) == ("failed", False)
-    assert "wanted an address" in finding.found + finding.next_step
+    assert "expected an address" in finding.found + finding.next_step
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 does not have the deadlock")
@@ -296,7 +296,7 @@ def test_packages_are_held_against_what_is_asked_for() -> None:
     missing, outdated = compare([Requirement("numpy>=99"), Requirement("no-such-package-here>=1"), Requirement("click>=8")])
     assert missing == ["no-such-package-here>=1"]
     assert len(outdated) == 1
-    assert re.fullmatch(r"numpy \d[\d.]* \(wanted >=99\)", outdated[0])
+    assert re.fullmatch(r"numpy \d[\d.]* \(expected >=99\)", outdated[0])
     assert {"zarr", "psycopg"} <= {each.name for each in requirements("")}
     assert "torch" in {each.name for each in requirements("train")} - {each.name for each in requirements("")}
 

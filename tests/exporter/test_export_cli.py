@@ -268,7 +268,7 @@ def test_checkpoints_that_cannot_be_exported(
     ("more", "exit_code", "match"),
     [
         (["--input", "iq"], 2, "--input iq without --raw: the IQ graph is validated on captures"),
-        (["--release", "1.2"], 2, "release is '1.2'; wanted three numbers"),
+        (["--release", "1.2"], 2, "release is '1.2'; expected three numbers"),
         (["--max-size-mb", "0"], 2, "max_size_mb 0"),
         (["--features", "absent"], 2, "no feature set or tag 'absent'"),
         (["--tolerance-m", "-1"], 2, "the tolerance absolute_m is -1"),

@@ -39,7 +39,7 @@ def require_cheap(work: Callable[[], Found], limit_bytes: float, limit_s: float,
             tracemalloc.stop()
         if costs[-1][0] < limit_bytes and costs[-1][1] < limit_s:
             return found
-    message = f"it took (bytes, s) {costs}; wanted less than {limit_bytes} bytes and {limit_s} s"
+    message = f"it took (bytes, s) {costs}; expected less than {limit_bytes} bytes and {limit_s} s"
     raise AssertionError(message)
 
 

@@ -37,7 +37,7 @@ class Ended:
 
     def require(self, code: int) -> Self:
         """Fail with all that it printed, unless it ended with `code` and without a traceback."""
-        assert self.code == code, f"exit code {self.code}, wanted {code}\n{self.stdout}\n{self.stderr}"
+        assert self.code == code, f"exit code {self.code}, expected {code}\n{self.stdout}\n{self.stderr}"
         assert "Traceback" not in self.stderr, self.stderr
         return self
 

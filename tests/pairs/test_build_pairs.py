@@ -279,7 +279,7 @@ def test_the_commands_from_end_to_end(world: World) -> None:
     assert json.loads(gone.stdout)["pairs"]["removed"]
     assert world.open().version == report["version"]
     bad = run("build-pairs", *where, "--n-lags", "30", code=2)
-    assert bad.stderr == "error: n_lags is 30; wanted an odd number from 3 to 65535\n"
+    assert bad.stderr == "error: n_lags is 30; expected an odd number from 3 to 65535\n"
 
 
 def test_without_a_lag_the_receivers_say_which(world: World) -> None:

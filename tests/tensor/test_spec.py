@@ -55,7 +55,7 @@ def test_a_spec_survives_json() -> None:
     ],
 )
 def test_an_impossible_value_is_named(name: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=rf"{name} is .*; wanted"):
+    with pytest.raises(UsageError, match=rf"{name} is .*; expected"):
         FeatureSpec(**{name: value})
 
 
@@ -87,7 +87,7 @@ def test_an_impossible_split_is_named(options: dict[str, Any], name: str) -> Non
 def test_folds_are_written_i_of_k() -> None:
     assert parse_fold("2/5") == (2, 5)
     assert SplitSpec(fold=(2, 5)).to_json()["fold"] == "2/5"
-    with pytest.raises(UsageError, match="wanted i/k"):
+    with pytest.raises(UsageError, match="expected i/k"):
         parse_fold("2:5")
 
 

@@ -28,7 +28,7 @@ def require_format(path: Path) -> None:
         UsageError: when it ends otherwise than `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"predictions file {path} ends in {path.suffix!r}; wanted a name that ends in .parquet or .csv")
+        raise UsageError(f"predictions file {path} ends in {path.suffix!r}; expected a name that ends in .parquet or .csv")
 
 
 def require_directory(directory: Path) -> None:

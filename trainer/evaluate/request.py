@@ -55,9 +55,9 @@ class EvaluateRequest:
     def __post_init__(self) -> None:
         for name, known in (("split", SPLITS), ("device", DEVICES)):
             if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}")
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
         for name, least in (("batch_size", 1), ("threads", 1), ("k", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; wanted {least} or more")
+                raise UsageError(f"{name} is {getattr(self, name)}; expected {least} or more")
         if self.predictions is not None:
             require_format(self.predictions)

@@ -41,7 +41,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
 
     Raises:
         UsageError: when checkpoint, set, split or an output cannot be used, or do not fit each other.
-        DataQualityError: when the network's outputs are no numbers.
+        DataQualityError: when the network returns NaN or infinity.
         StoreError: when the set is damaged.
         ServiceUnavailableError: when the store does not answer.
     """

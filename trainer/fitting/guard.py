@@ -40,7 +40,7 @@ def is_fused(device: torch.device, *, scaled: bool) -> bool:
 
 
 def clip_or_skip(optimizer: torch.optim.Optimizer, clip: float = GRADIENT_CLIP) -> Tensor:
-    """Prepare a step: gradients longer than `clip` are shortened to it, and those that are no numbers will change nothing.
+    """Prepare a step: gradients longer than `clip` are shortened to it, and those that are NaN or infinite will change nothing.
 
     Where the optimizer is not fused (beside a gradient scaler, which waits for the device by itself, or on a device without
     a fused AdamW), the host decides.

@@ -43,7 +43,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise UsageError(f"precision is {self.precision!r}; wanted one of {', '.join(PRECISIONS)}")
+            raise UsageError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
 
     @property
     def lightning_precision(self) -> Any:

@@ -219,8 +219,8 @@ class _Training:
             )
         except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
             raise UsageError(
-                f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} cannot "
-                f"be had here ({first_line(error)}); leave them out to take what there is"
+                f"accelerator {hardware.accelerator!r}, devices {hardware.devices!r} and strategy {hardware.strategy!r} are "
+                f"not available here ({first_line(error)}); leave them out to take what there is"
             ) from error
         use_lean_loop(trainer)
         return trainer

@@ -241,7 +241,9 @@ class SessionModule(StepModule[SessionBatch]):
         if isinstance(self.net, RadioMapNet) and nats:
             self.net.temperature.fill_(best_temperature(np.concatenate(nats)))
         if not np.isfinite(predictions.nll).all():
-            raise DataQualityError("posteriors of validation sessions are no numbers: training diverged, lower --learning-rate")
+            raise DataQualityError(
+                "posteriors of validation sessions are NaN or infinite: training diverged, lower --learning-rate"
+            )
         # Per square unit, as the loss of captures is.
         self.log("val/loss", float(predictions.nll.mean() - 2 * np.log(self.region.half_extent_m)), sync_dist=True)
         for name, value in session_summary(predictions, ()).items():

@@ -112,7 +112,7 @@ def open_tracker(request: TrackingRequest, run_id: str | None, say: Callable[[st
     """A logger whose tracker has answered, and whose run has begun, or goes on if it has `run_id`.
 
     Raises:
-        UsageError: when the address is none that MLflow knows.
+        UsageError: when MLflow knows no such kind of address.
         ServiceUnavailableError: when it does not answer.
     """
     from mlflow.exceptions import MlflowException

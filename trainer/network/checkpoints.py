@@ -210,7 +210,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UsageError(
-            f"{name} is damaged, cut short or no checkpoint ({first_line(error)}); wanted a whole one: fetch it again"
+            f"{name} is damaged, cut short or no checkpoint ({first_line(error)}); expected a whole one: fetch it again"
         ) from error
     try:
         parameters, weights = content["hyper_parameters"], content["state_dict"]

@@ -36,12 +36,12 @@ class OptimizerSpec:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate is {self.learning_rate!r}; wanted a number above 0, as 0.001")
+            raise UsageError(f"learning_rate is {self.learning_rate!r}; expected a number above 0, as 0.001")
         if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"weight_decay is {self.weight_decay!r}; wanted a number from 0")
+            raise UsageError(f"weight_decay is {self.weight_decay!r}; expected a number from 0")
         if self.max_epochs < 1 or not self.warmup_epochs >= 0:
             raise UsageError(
-                f"max_epochs is {self.max_epochs!r}, warmup_epochs {self.warmup_epochs!r}; wanted at least 1 and 0"
+                f"max_epochs is {self.max_epochs!r}, warmup_epochs {self.warmup_epochs!r}; expected at least 1 and 0"
             )
 
     def factor(self, epochs: float) -> float:
@@ -108,9 +108,9 @@ class AugmentSpec:
     def __post_init__(self) -> None:
         for name in ("band_dropout", "time_dropout", "scale"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted a number from 0 to below 1")
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to below 1")
         if self.max_shift < 0:
-            raise UsageError(f"max_shift is {self.max_shift!r}; wanted a number of frames from 0")
+            raise UsageError(f"max_shift is {self.max_shift!r}; expected a number of frames from 0")
 
 
 NOTHING = AugmentSpec(band_dropout=0, time_dropout=0, max_shift=0, scale=0)

@@ -96,7 +96,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise UsageError(
-            f"{path} is damaged, cut short or no .safetensors inside ({error}); wanted a complete one: fetch it again"
+            f"{path} is damaged, cut short or no .safetensors inside ({error}); expected a complete one: fetch it again"
         ) from error
     except OSError as error:
         raise UsageError(

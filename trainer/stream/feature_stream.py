@@ -57,7 +57,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         if self.by not in UNITS:
-            raise UsageError(f"by is {self.by!r}; wanted one of {', '.join(UNITS)}")
+            raise UsageError(f"by is {self.by!r}; expected one of {', '.join(UNITS)}")
 
 
 class FeatureStream:
@@ -131,7 +131,7 @@ class FeatureStream:
             wanted = 1 if epoch is None else self.options.batch_size * self.options.world_size
             n, each, name = order.units.n_rows, f"{self.options.by}s", split.name.lower()
             raise UsageError(
-                f"the {name} split of {self.feature_set.url} has {n} {each}; wanted at least {wanted} (batch size "
+                f"the {name} split of {self.feature_set.url} has {n} {each}; expected at least {wanted} (batch size "
                 f"{self.options.batch_size}, {self.options.world_size} ranks): use a larger set, other shares of the splits, "
                 "or smaller batches"
             )

@@ -38,6 +38,6 @@ class StreamOptions:
     def __post_init__(self) -> None:
         for name in ("threads", "n_buffers"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; wanted 1 or more")
+                raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.cache not in CACHE_MODES:
-            raise UsageError(f"cache is {self.cache!r}; wanted one of {', '.join(CACHE_MODES)}")
+            raise UsageError(f"cache is {self.cache!r}; expected one of {', '.join(CACHE_MODES)}")

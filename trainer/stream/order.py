@@ -67,9 +67,9 @@ class OrderSpec:
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("seed", 0), ("epoch", 0), ("world_size", 1), ("pool_chunks", 1)):
             if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; wanted {least} or more")
+                raise UsageError(f"{name} is {getattr(self, name)}; expected {least} or more")
         if not 0 <= self.rank < self.world_size:
-            raise UsageError(f"rank is {self.rank}; wanted 0 to {self.world_size - 1}, as world_size is {self.world_size}")
+            raise UsageError(f"rank is {self.rank}; expected 0 to {self.world_size - 1}, as world_size is {self.world_size}")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class StudyPlan:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
-            raise UsageError(f"--study is {self.name!r}; wanted a name of letters, digits, dots, dashes and underscores")
+            raise UsageError(f"--study is {self.name!r}; expected a name of letters, digits, dots, dashes and underscores")
         if self.sampler == "grid" and not is_grid(self.parameters):
             named = ", ".join(str(parameter) for parameter in self.parameters if not parameter.values)
             raise UsageError(f"a grid has no ranges, and {named} is one; list its values, or use --sampler tpe")

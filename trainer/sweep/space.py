@@ -69,7 +69,7 @@ def _parse(text: str) -> Parameter:
         raise UsageError(f"--search {text}: there is no hyperparameter {name!r}; there are {', '.join(sorted(SEARCHABLE))}")
     kind = SEARCHABLE[name][1]
     if not separator or not rest:
-        raise UsageError(f"--search {text}: wanted {name}=A,B,C, {name}=LOW..HIGH or {name}=log:LOW..HIGH")
+        raise UsageError(f"--search {text}: expected {name}=A,B,C, {name}=LOW..HIGH or {name}=log:LOW..HIGH")
     if ".." not in rest:
         values = tuple(_value(name, part, text) for part in rest.split(","))
         if len(set(values)) < len(values):
@@ -80,7 +80,7 @@ def _parse(text: str) -> Parameter:
     log = rest.startswith("log:")
     low, high = (_value(name, part, text) for part in rest.removeprefix("log:").split("..", 1))
     if not low < high or (log and low <= 0):
-        raise UsageError(f"--search {text}: wanted LOW below HIGH{', and above 0 on a logarithmic scale' if log else ''}")
+        raise UsageError(f"--search {text}: expected LOW below HIGH{', and above 0 on a logarithmic scale' if log else ''}")
     return Parameter(name, low=low, high=high, log=log)
 
 

@@ -127,6 +127,6 @@ def _parse(text: str) -> sqlalchemy.URL:
     in_memory = url is not None and driver == "sqlite" and url.database in (None, "", ":memory:")
     if url is None or in_memory or driver not in ("sqlite", "postgresql+psycopg"):
         raise UsageError(
-            f"--storage {without_credentials(text)} is not usable; wanted sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            f"--storage {without_credentials(text)} is not usable; expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
     return url

@@ -101,7 +101,7 @@ def _agree(shared: SharedStudy, request: SweepRequest, say: Any) -> FeatureSet:
     train_rows = feature_set.manifest.counts["train"]
     largest = request.plan.highest("batch_size", base.batch_size)
     if largest > train_rows:
-        raise UsageError(f"the train split of {feature_set.url} has {train_rows} rows; wanted at least a batch, {largest}")
+        raise UsageError(f"the train split of {feature_set.url} has {train_rows} rows; expected at least a batch, {largest}")
     shared.agree(settings(request, feature_set.version))
     return feature_set
 

@@ -83,5 +83,5 @@ def parse_age(text: str) -> timedelta:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])|0", text.strip())
     if match is None:
-        raise UsageError(f"--min-age is {text!r}; wanted a number with its unit, as 90s, 30m, 12h or 2d, or 0")
+        raise UsageError(f"--min-age is {text!r}; expected a number with its unit, as 90s, 30m, 12h or 2d, or 0")
     return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match[2] else timedelta(0)

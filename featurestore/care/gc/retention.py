@@ -69,7 +69,7 @@ def read_manifests(objects: Objects, versions: list[str]) -> dict[str, Manifest]
             ) from error
         if manifest.version != version:
             raise StoreError(
-                f"{name}/zarr.json is the manifest of {manifest.version}, wanted {version}; nothing is removed: "
+                f"{name}/zarr.json is the manifest of {manifest.version}, expected {version}; nothing is removed: "
                 "run build-features with its parameters, which writes it again, or, to give it up, delete it"
             )
         manifests[version] = manifest

@@ -86,7 +86,7 @@ class Inspector:
             return None
         wanted = layout.chunk_bytes + CRC_BYTES
         if len(data) < wanted:
-            self.note(TRUNCATED, key, f"has {len(data):,} bytes, wanted {wanted:,}", captures)
+            self.note(TRUNCATED, key, f"has {len(data):,} bytes, expected {wanted:,}", captures)
             return None
         try:
             try:
@@ -136,7 +136,7 @@ class Inspector:
             ("chunks", layout.n_chunks, None if crcs is None else len(crcs)),
         ):
             if wanted is not None and found != wanted:
-                self.note(DAMAGED, f"{path}/zarr.json", f"describes {found:,} {what}, wanted {wanted:,}")
+                self.note(DAMAGED, f"{path}/zarr.json", f"describes {found:,} {what}, expected {wanted:,}")
                 return None
         parts = [self.chunk(path, layout, chunk, crcs[chunk] if crcs else None) for chunk in range(layout.n_chunks)]
         whole = [part for part in parts if part is not None]

@@ -57,7 +57,7 @@ def check_segment(inspector: Inspector, manifest: Manifest, spec: FeatureSpec | 
     if len(facts) == len(FACTS):
         found = RowFacts(**facts).segment_id(manifest.spec)
         if found != ref.segment:
-            inspector.note(DAMAGED, f"{path}/zarr.json", f"its rows are those of segment {found}, wanted {ref.segment}")
+            inspector.note(DAMAGED, f"{path}/zarr.json", f"its rows are those of segment {found}, expected {ref.segment}")
     marker = _check_marker(inspector, manifest.spec, ref, columns["reason"])
     computed = COMPUTED if marker is None else [name for name in COMPUTED if name in marker["chunks"]]
     tensors = [(name, None if marker is None else marker["chunks"][name]) for name in computed]
@@ -69,7 +69,7 @@ def check_segment(inspector: Inspector, manifest: Manifest, spec: FeatureSpec | 
             segment = complete_segment(spec, marker)
             wanted = segment.layout(name)
             if layout is not None and _form(layout) != _form(wanted):
-                inspector.note(DAMAGED, f"{path}/{name}/zarr.json", f"describes {_form(layout)}, wanted {_form(wanted)}")
+                inspector.note(DAMAGED, f"{path}/{name}/zarr.json", f"describes {_form(layout)}, expected {_form(wanted)}")
             layout = wanted  # the chunks can be checked without their metadata, too
         if layout is None:
             continue
@@ -102,7 +102,7 @@ def _check_marker(
         marker = read_marker(inspector.objects, spec_id, ref.segment)
         for name, wanted in (("spec", spec_id), ("segment", ref.segment), ("rows", ref.rows)):
             if marker[name] != wanted:
-                raise ValueError(f"{name} is {marker[name]!r}, wanted {wanted!r}")
+                raise ValueError(f"{name} is {marker[name]!r}, expected {wanted!r}")
         n_chunks = -(-ref.rows // marker["chunk_rows"])
         for name, crcs in marker["chunks"].items():
             if len(crcs) != n_chunks or not all(isinstance(crc, int) for crc in crcs):

@@ -72,7 +72,7 @@ def _manifest(inspector: Inspector, version: str, copies: dict[str, Any]) -> Man
     try:
         manifest = read_manifest(inspector.objects, version)
         if manifest.version != version:
-            raise ValueError(f"is the manifest of {manifest.version}, wanted {version}")
+            raise ValueError(f"is the manifest of {manifest.version}, expected {version}")
         for name in _label_names(manifest):
             if copies[name]["shape"][0] != manifest.n_rows:
                 raise ValueError(f"its segments have {manifest.n_rows} rows, {name} {copies[name]['shape'][0]}")

@@ -102,4 +102,4 @@ class SimulationSpec:
 
     def _require(self, valid: bool, name: str, wanted: str) -> None:
         if not valid:
-            raise UsageError(f"{name} is {getattr(self, name)!r}; wanted {wanted}")
+            raise UsageError(f"{name} is {getattr(self, name)!r}; expected {wanted}")

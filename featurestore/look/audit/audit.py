@@ -79,7 +79,7 @@ def _equal_content(rows: ServedRows) -> Iterator[Finding]:
     if leaks := len(equal.across):
         yield warning(
             "leak",
-            f"{leaks:,} tensors are in more than one split, wanted 0 (such as captures {some_pairs(equal.across)}): val and "
+            f"{leaks:,} tensors are in more than one split, expected 0 (such as captures {some_pairs(equal.across)}): val and "
             "test errors are too low; withdraw one of each pair, or give both the same session_id",
             {"tensors": leaks, "rows": equal.rows_across, "captures": equal.across[:EXAMPLES].tolist()},
         )
@@ -88,7 +88,7 @@ def _equal_content(rows: ServedRows) -> Iterator[Finding]:
         yield Finding(
             "duplicates",
             "warning" if share > MAX_COPIES else "note",
-            f"{copies:,} rows ({share:.2%}) repeat another of their split, wanted at most {MAX_COPIES:.0%} (such as captures "
+            f"{copies:,} rows ({share:.2%}) repeat another of their split, expected at most {MAX_COPIES:.0%} (such as captures "
             f"{some_pairs(equal.within)}): they count twice; withdraw the copies",
             {"rows": copies, "share": share, "captures": equal.within[:EXAMPLES].tolist()},
         )
@@ -109,11 +109,12 @@ def _splits(rows: ServedRows, split: SplitSpec, session_split: npt.NDArray[np.ui
         name, n_sessions = part.name.lower(), int((session_split == part).sum())
         figures = {"split": name, "rows": n_rows[part], "sessions": n_sessions}
         if not n_sessions and shares[part]:
-            yield warning("empty_split", f"{name} is empty, wanted a share of {shares[part]:g}; {more}", figures)
+            yield warning("empty_split", f"{name} is empty, expected a share of {shares[part]:g}; {more}", figures)
         elif 0 < n_sessions < MIN_SESSIONS:
             yield warning(
                 "few_sessions",
-                f"{name} has {n_sessions:,} sessions ({n_rows[part]:,} rows), wanted at least {MIN_SESSIONS}: a mean over them "
+                f"{name} has {n_sessions:,} sessions ({n_rows[part]:,} rows), expected at least {MIN_SESSIONS}: a "
+                "mean over them "
                 f"is uncertain by about ±{n_sessions**-0.5:.0%} (±{MIN_SESSIONS**-0.5:.0%} wanted); {more}",
                 figures | {"wanted": MIN_SESSIONS},
             )
@@ -121,14 +122,16 @@ def _splits(rows: ServedRows, split: SplitSpec, session_split: npt.NDArray[np.ui
     if n_rows[Split.TRAIN] < MIN_TRAIN_ROWS:
         yield warning(
             "few_train_rows",
-            f"train has {n_rows[Split.TRAIN]:,} rows, wanted at least {MIN_TRAIN_ROWS}, one batch of the trainer; approve more "
+            f"train has {n_rows[Split.TRAIN]:,} rows, expected at least {MIN_TRAIN_ROWS}, one batch of the "
+            "trainer; approve more "
             "captures, take more --windows-per-capture, or train with a smaller --batch-size",
             {"rows": n_rows[Split.TRAIN], "wanted": MIN_TRAIN_ROWS},
         )
     if n_rows[Split.TRAIN] < others:
         yield warning(
             "train_smaller",
-            f"train has {n_rows[Split.TRAIN]:,} rows, val and test together {others:,}, wanted fewer; lower --val-fraction and "
+            f"train has {n_rows[Split.TRAIN]:,} rows, val and test together {others:,}, expected fewer; lower "
+            "--val-fraction and "
             "--test-fraction, or with --split-by region choose smaller --region-degrees or another --split-seed",
             {"train": n_rows[Split.TRAIN], "val_and_test": others},
         )
@@ -143,7 +146,7 @@ def _receivers(rows: ServedRows) -> Iterator[Finding]:
         names = some([str(receiver) for receiver in unseen])
         yield warning(
             "unseen_receivers",
-            f"{len(unseen):,} receivers are in val or test only, wanted 0 ({names}; {unseen_rows.sum():,} rows): a network "
+            f"{len(unseen):,} receivers are in val or test only, expected 0 ({names}; {unseen_rows.sum():,} rows): a network "
             "never learns what they sound like; approve train sessions that they heard, or withdraw them",
             {"receivers": unseen.tolist(), "rows": int(unseen_rows.sum())},
         )
@@ -171,7 +174,7 @@ def _dominant(what: str, split: str, counts: Index, name: Any) -> Iterator[Findi
         yield warning(
             f"dominant_{what}",
             f"{what} {name(largest)} has {share:.0%} of the {split} rows, {ratio:.1f} times the mean of the other "
-            f"{len(counts) - 1:,}, wanted at most {DOMINANCE_RATIO:g} times or {DOMINANCE_SHARE:.0%}; approve more of the "
+            f"{len(counts) - 1:,}, expected at most {DOMINANCE_RATIO:g} times or {DOMINANCE_SHARE:.0%}; approve more of the "
             "others, or withdraw some of its captures",
             {what: name(largest), "split": split, "rows": int(counts[largest]), "share": share, "ratio": ratio},
         )
@@ -192,7 +195,7 @@ def _bands(spec: FeatureSpec, std: npt.NDArray[np.float32]) -> Iterator[Finding]
     )
     yield warning(
         "flat_bands",
-        f"{int(flat.sum()):,} of {flat.size:,} bands hardly vary ({floor:,} not at all), wanted a std above {least:g}{unit}: "
+        f"{int(flat.sum()):,} of {flat.size:,} bands hardly vary ({floor:,} not at all), expected a std above {least:g}{unit}: "
         f"{'; '.join(places)}; {todo}",
         {
             "bands": {CHANNELS[channel]: np.flatnonzero(flat[channel]).tolist() for channel in range(len(CHANNELS))},
@@ -240,7 +243,7 @@ def _labels(rows: ServedRows) -> Iterator[Finding]:
     if snr > MAX_UNKNOWN_LABELS:
         yield warning(
             "unknown_snr",
-            f"snr_db is unknown for {snr:.0%} of the rows, wanted at most {MAX_UNKNOWN_LABELS:.0%}: errors by SNR leave them "
+            f"snr_db is unknown for {snr:.0%} of the rows, expected at most {MAX_UNKNOWN_LABELS:.0%}: errors by SNR leave them "
             "out; fill in snr_db in the catalog and build again, which computes no tensor",
             {"share": snr},
         )

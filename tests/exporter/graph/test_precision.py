@@ -145,5 +145,5 @@ def test_a_precision_that_overflows_is_never_chosen() -> None:
     assert choose(items, "auto", 100).precision == "int8-weights"
     with pytest.raises(DataQualityError, match="in fp16, outputs overflow"):
         choose(items, "fp16")
-    with pytest.raises(UsageError, match="wanted auto or one of fp32"):
+    with pytest.raises(UsageError, match="expected auto or one of fp32"):
         choose(SIZED[:1], "fp16")

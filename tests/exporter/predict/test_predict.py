@@ -147,7 +147,7 @@ def test_captures_that_are_none(
         (None, "cannot be read"),
         (np.ones(10, np.complex64), "has 10 samples; one window needs 704"),
         (np.ones(4000, np.float32), "holds float32"),
-        (np.ones((2, 4000), np.complex64), "wanted one dimension"),
+        (np.ones((2, 4000), np.complex64), "expected one dimension"),
     ],
 )
 def test_files_that_are_no_captures(iq_graph: ExportedGraph, tmp_path: Path, content: Any, message: str) -> None:
@@ -189,7 +189,7 @@ def test_outputs_that_are_no_numbers_are_said(graph: ExportedGraph) -> None:
     values = onnx.numpy_helper.to_array(weight).copy()
     values[0, 0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    with pytest.raises(DataQualityError, match="no numbers of 2 of 2 inputs, the first at 0"):
+    with pytest.raises(DataQualityError, match="returned NaN or infinity for 2 of 2 inputs, the first at 0"):
         Predictor(model.SerializeToString()).predict_features(np.ones((2, 3, 24, 8), np.float32))
 
 

@@ -163,7 +163,7 @@ def test_mistakes(models: str, recordings: Path, built: Built, graph: ExportedGr
         ([f"{models}/v1.3.0", recordings, *RATE], "has no model-iq.onnx, only model.onnx"),
         ([graph.path, recordings, *RATE], "takes features, not captures"),
         ([f"{models}/v9.9.9", recordings, *RATE], "release 9.9.9"),
-        (["1.x", recordings, *RATE, "--models", models], "wanted three numbers"),
+        (["1.x", recordings, *RATE, "--models", models], "expected three numbers"),
         ([models, tmp_path / "absent.npy", *RATE], "does not exist"),
         ([models, tmp_path / "empty", *RATE], "holds no .npy file"),
         ([models, recordings, *RATE, "--ellipses"], "only GeoJSON has them"),

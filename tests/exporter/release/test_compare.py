@@ -138,7 +138,7 @@ def test_errors_are_those_of_proj_and_a_small_set_does_not_tell(models: str, bui
     assert found["a"]["latency_ms"].keys() == {"1", "32"}
     assert 0 <= found["a"]["metrics"]["coverage_1_sigma"] <= 1
     assert found["verdict"] == "unknown"
-    assert "sessions are too few, wanted 10" in invoke("releases", "compare", "1.1.0", "1.2.0", *options).stdout
+    assert "sessions are too few, expected 10" in invoke("releases", "compare", "1.1.0", "1.2.0", *options).stdout
 
 
 def test_only_features_that_both_know(models: str, built: Built, graph: ExportedGraph, tmp_path: Path) -> None:

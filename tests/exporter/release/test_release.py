@@ -85,7 +85,7 @@ def test_numbers_go_on_from_the_highest_that_is_taken(models: Objects, file: Pat
 
 @pytest.mark.parametrize("text", ["1.2", "1.2.3.4", "01.2.3", "1.2.x", "", "1.2.3-rc1", "1.2.-3", "١.2.3"])
 def test_numbers_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="wanted three numbers"):
+    with pytest.raises(UsageError, match="expected three numbers"):
         Version.parse(text)
 
 

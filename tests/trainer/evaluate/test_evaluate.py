@@ -332,13 +332,13 @@ def test_sets_and_splits_that_are_not_there_are_named(world: World, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--predictions", "predictions.txt"], "wanted a name that ends in .parquet or .csv"),
+        (["--predictions", "predictions.txt"], "expected a name that ends in .parquet or .csv"),
         (["--predictions", "/proc/nothing/p.csv"], "cannot be made"),
         (["--out", "/proc/nothing"], "cannot be made"),
-        (["--k", "-1"], "k is -1; wanted 0 or more"),
+        (["--k", "-1"], "k is -1; expected 0 or more"),
         (["--k", "1000"], "give a --k up to that"),
-        (["--batch-size", "0"], "batch_size is 0; wanted 1 or more"),
-        (["--threads", "0"], "threads is 0; wanted 1 or more"),
+        (["--batch-size", "0"], "batch_size is 0; expected 1 or more"),
+        (["--threads", "0"], "threads is 0; expected 1 or more"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused_early(world: World, arguments: list[str], message: str) -> None:
@@ -348,7 +348,7 @@ def test_options_that_cannot_be_used_are_refused_early(world: World, arguments: 
 
 
 def test_requests_are_checked() -> None:
-    with pytest.raises(UsageError, match="split is 'dev'; wanted one of train, val, test"):
+    with pytest.raises(UsageError, match="split is 'dev'; expected one of train, val, test"):
         EvaluateRequest("a.ckpt", "store", split="dev")
     with pytest.raises(UsageError, match="device is 'tpu'"):
         EvaluateRequest("a.ckpt", "store", device="tpu")

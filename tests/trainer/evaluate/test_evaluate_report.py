@@ -165,7 +165,7 @@ def said(found: Any) -> str:
         (None, "0" * 32, "give --tracking-uri to show how it went"),
         ("sqlite:///absent.db", "0" * 32, "there is no sqlite:///absent.db; --tracking-uri says where it is"),
         ("http://127.0.0.1:9", "0" * 32, "MLflow at http://127.0.0.1:9 does not show run"),
-        ("nonsense", "0" * 32, "is none that MLflow takes"),
+        ("nonsense", "0" * 32, "is not an address that MLflow accepts"),
     ],
 )
 def test_why_curves_are_absent(

@@ -54,9 +54,9 @@ def test_csv_is_plain_and_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["predictions.txt", "predictions", "parquet"])
 def test_an_unknown_suffix_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"wanted a name that ends in \.parquet or \.csv"):
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.parquet or \.csv"):
         require_format(tmp_path / name)
-    with pytest.raises(UsageError, match=r"wanted a name that ends in \.parquet or \.csv"):
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.parquet or \.csv"):
         write_predictions(tmp_path / name, TABLE, {})
 
 

@@ -185,10 +185,10 @@ def test_a_loss_that_stays_without_a_number_names_rows_and_stops_the_run(
     [
         ({"version": "nothing"}, "no feature set"),
         ({"resume": "last"}, "there is no checkpoint"),
-        ({"batch_size": 1000}, "the train split of .* has .* rows; wanted at least 1000"),
-        ({"hardware": Hardware(accelerator="abacus")}, "accelerator 'abacus'.* cannot be had here"),
-        ({"hardware": Hardware(accelerator="gpu")}, "cannot be had here"),
-        ({"hardware": Hardware(accelerator="cpu", devices="many")}, "devices 'many'.* cannot be had here"),
+        ({"batch_size": 1000}, "the train split of .* has .* rows; expected at least 1000"),
+        ({"hardware": Hardware(accelerator="abacus")}, "accelerator 'abacus'.* not available here"),
+        ({"hardware": Hardware(accelerator="gpu")}, "not available here"),
+        ({"hardware": Hardware(accelerator="cpu", devices="many")}, "devices 'many'.* not available here"),
         ({"upload_to": "file:///nowhere/at/all"}, "is no directory"),
     ],
 )

@@ -120,7 +120,9 @@ def test_one_that_does_not_answer_is_an_error_before_the_first_epoch_and_soon(ti
     assert not tiny.last.exists()
 
 
-@pytest.mark.parametrize(("uri", "match"), [("./runs", "is none that MLflow takes"), ("postgresql://h/d", "names no driver")])
+@pytest.mark.parametrize(
+    ("uri", "match"), [("./runs", "is not an address that MLflow accepts"), ("postgresql://h/d", "names no driver")]
+)
 def test_an_address_that_is_none_is_named(tiny: TrainRequest, uri: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         fit(replace(tiny, tracking=TrackingRequest(uri)))

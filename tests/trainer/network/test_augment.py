@@ -92,5 +92,5 @@ def test_any_type_comes_out_as_float32_also_under_autocast(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("name", ["band_dropout", "time_dropout", "scale", "max_shift"])
 def test_impossible_values_are_named(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"{name} is -1; wanted"):
+    with pytest.raises(UsageError, match=rf"{name} is -1; expected"):
         AugmentSpec(**{name: -1})

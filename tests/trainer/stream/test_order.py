@@ -187,9 +187,9 @@ def test_ten_million_rows_take_little_memory_and_batches_come_at_once() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; wanted 1 or more"),
-        ({"seed": -1}, "seed is -1; wanted 0 or more"),
-        ({"rank": 2, "world_size": 2}, "rank is 2; wanted 0 to 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"rank": 2, "world_size": 2}, "rank is 2; expected 0 to 1"),
         ({"pool_chunks": 0}, "pool_chunks is 0"),
     ],
 )

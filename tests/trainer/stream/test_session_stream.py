@@ -154,9 +154,9 @@ def test_a_state_of_rows_is_no_state_of_sessions(store: str) -> None:
     rows.load_state_dict(before)
     with pytest.raises(UsageError, match=r"saved with batches of 'row'"):
         stream(store).load_state_dict(before)
-    with pytest.raises(UsageError, match="by is 'capture'; wanted one of row, session"):
+    with pytest.raises(UsageError, match="by is 'capture'; expected one of row, session"):
         DataOptions(by="capture")
-    with pytest.raises(UsageError, match=r"has \d+ sessions; wanted at least 4000"):
+    with pytest.raises(UsageError, match=r"has \d+ sessions; expected at least 4000"):
         stream(store, batch_size=4000).order(Split.TRAIN, 0)
 
 

@@ -463,11 +463,11 @@ def test_the_state_is_plain_and_is_refused_elsewhere(corpus: Corpus, catalog: st
 
 
 def test_an_empty_split_is_an_error(corpus: Corpus) -> None:
-    with pytest.raises(UsageError, match=r"train split of .* wanted at least 1000 \(batch size 1000, 1 ranks\)"):
+    with pytest.raises(UsageError, match=r"train split of .* expected at least 1000 \(batch size 1000, 1 ranks\)"):
         list(open_data(corpus, batch_size=1000).train())
     feature_set = open_set(corpus.store.url)
     feature_set.labels.split[feature_set.labels.split == Split.VAL] = Split.ABSENT
-    with pytest.raises(UsageError, match=r"val split of .* has 0 rows; wanted at least 1 "):
+    with pytest.raises(UsageError, match=r"val split of .* has 0 rows; expected at least 1 "):
         list(FeatureStream(feature_set, stream=OFF).evaluate(Split.VAL))
 
 
@@ -476,7 +476,7 @@ def test_an_empty_split_is_an_error(corpus: Corpus) -> None:
     [
         ({"threads": 0}, "threads is 0"),
         ({"n_buffers": 0}, "n_buffers is 0"),
-        ({"cache": "disk"}, "cache is 'disk'; wanted one"),
+        ({"cache": "disk"}, "cache is 'disk'; expected one"),
     ],
 )
 def test_options_out_of_range_are_named(change: dict[str, object], message: str) -> None:

@@ -273,7 +273,7 @@ def test_a_study_is_about_one_feature_set_and_one_training(tiny: TrainRequest, t
     ("search", "match"),
     [
         ("leaning_rate=1", r"no hyperparameter 'leaning_rate'; there are backbone, .*batch_size, .*weight_decay"),
-        ("dropout", r"wanted dropout=A,B,C, dropout=LOW..HIGH"),
+        ("dropout", r"expected dropout=A,B,C, dropout=LOW..HIGH"),
         ("dropout=0.1,x", r"'x' is not a number"),
         ("dropout=0.1,nan", r"'nan' is not a number"),
         ("dropout=0.1,0.1", r"names a value twice"),
@@ -283,7 +283,7 @@ def test_a_study_is_about_one_feature_set_and_one_training(tiny: TrainRequest, t
         ("backbone=tiny..large", r"backbone is no number and has no range"),
         ("backbone=resnet50", r"--search backbone=resnet50: "),
         ("learning_rate=log:0..1", r"above 0 on a logarithmic scale"),
-        ("learning_rate=1..0.1", r"wanted LOW below HIGH"),
+        ("learning_rate=1..0.1", r"expected LOW below HIGH"),
     ],
 )
 def test_what_cannot_be_searched_is_named(tiny: TrainRequest, search: str, match: str) -> None:
@@ -296,9 +296,9 @@ def test_plans_that_do_not_fit_are_named(tiny: TrainRequest) -> None:
         asked(tiny, "dropout=0..0.5", sampler="grid")
     with pytest.raises(UsageError, match=r"names dropout twice"):
         asked(tiny, "dropout=0", "dropout=0.1")
-    with pytest.raises(UsageError, match=r"the train split of .* has 48 rows; wanted at least a batch, 1000"):
+    with pytest.raises(UsageError, match=r"the train split of .* has 48 rows; expected at least a batch, 1000"):
         sweep(asked(tiny, "batch_size=8,1000"))
-    with pytest.raises(UsageError, match=r"--study is 'a/b'; wanted a name of letters"):
+    with pytest.raises(UsageError, match=r"--study is 'a/b'; expected a name of letters"):
         plan_study("a/b", tiny, [])
 
 
@@ -306,7 +306,7 @@ def test_plans_that_do_not_fit_are_named(tiny: TrainRequest) -> None:
     ("storage", "error", "match"),
     [
         ("postgresql://me:secret@127.0.0.1:{port}/x", ServiceUnavailableError, r"127.0.0.1:\d+/x does not answer"),
-        ("redis://me:secret@h/x", UsageError, r"--storage redis://h/x is not usable; wanted sqlite:///FILE"),
+        ("redis://me:secret@h/x", UsageError, r"--storage redis://h/x is not usable; expected sqlite:///FILE"),
         ("sweep.db", UsageError, r"--storage sweep.db is not usable"),
         ("sqlite:////proc/none/s.db", UsageError, r"cannot be kept in sqlite:////proc/none/s.db"),
     ],

@@ -70,11 +70,11 @@ class SessionSpec:
     def __post_init__(self) -> None:
         for name, known in (("fusion", FUSIONS), ("receivers_by", RECEIVERS_BY)):
             if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}")
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
         if not 0 <= self.grid_km < math.inf:
-            raise UsageError(f"grid_km is {self.grid_km}; wanted the side of a cell in km, or 0 to have it chosen by region")
+            raise UsageError(f"grid_km is {self.grid_km}; expected the side of a cell in km, or 0 to have it chosen by region")
         if not 0 <= self.receiver_dropout < 1:
-            raise UsageError(f"receiver_dropout is {self.receiver_dropout}; wanted a probability from 0 to below 1")
+            raise UsageError(f"receiver_dropout is {self.receiver_dropout}; expected a probability from 0 to below 1")
         if min(self.components, self.width, self.layers, self.heads) < 1 or self.width % self.heads:
             raise UsageError(
                 f"components {self.components}, width {self.width}, layers {self.layers}, heads {self.heads}: wanted at least "
