@@ -42,7 +42,8 @@ def require_numbers(name: str, outputs: SessionOutputs, rows: SessionRows) -> Se
     bad = np.flatnonzero(~(np.isfinite(outputs[0]).all(axis=1) & np.isfinite(outputs[1]).all(axis=(1, 2))))
     if len(bad):
         raise DataQualityError(
-            f"{name} returned NaN or infinity for {len(bad)} of {len(rows)} sessions, the first being {rows.session_id[bad[0]]}; look "
+            f"{name} returned NaN or infinity for {len(bad)} of {len(rows)} sessions, the first being "
+            f"{rows.session_id[bad[0]]}; look "
             "at its captures"
         )
     return outputs

@@ -135,8 +135,8 @@ class Predictor:
         bad = np.flatnonzero(~(np.isfinite(positions) & np.isfinite(uncertainties)).all(axis=1))
         if len(bad):
             raise DataQualityError(
-                f"{self.name} returned NaN or infinity for {len(bad)} of {len(values)} inputs, the first at {bad[0]}; use the fp32 "
-                "graph, or look at these inputs"
+                f"{self.name} returned NaN or infinity for {len(bad)} of {len(values)} inputs, the first at {bad[0]}; use the "
+                "fp32 graph, or look at these inputs"
             )
         return Predicted(positions, uncertainties)
 

@@ -98,8 +98,8 @@ def _predictions(output: Outputs, rows: Rows, feature_set: FeatureSet, info: Gra
     bad = np.flatnonzero(~(np.isfinite(position) & np.isfinite(sigma)).all(axis=1))
     if len(bad):
         raise DataQualityError(
-            f"{release.url} returned NaN or infinity for {len(bad)} of {len(rows)} rows, the first being {rows.name(int(bad[0]))}; "
-            "export it again with --precision fp32"
+            f"{release.url} returned NaN or infinity for {len(bad)} of {len(rows)} rows, the first being "
+            f"{rows.name(int(bad[0]))}; export it again with --precision fp32"
         )
     region = Region.from_json(dict(info.region), release.url)
     offset = (region.encode(position) - region.encode(rows.position)) * region.half_extent_m  # (row, axis)
