@@ -120,7 +120,8 @@ def test_one_that_does_not_answer_is_said_soon(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "match"), [("./runs", "--registry-uri ./runs is none"), ("postgresql://h/d", "names no driver")]
+    ("uri", "match"),
+    [("./runs", "--registry-uri ./runs is not an address that MLflow accepts"), ("postgresql://h/d", "names no driver")],
 )
 def test_an_address_that_is_none_is_named(uri: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
