@@ -17,7 +17,7 @@ from featurestore.delay.heard import Heard
 from featurestore.delay.pairs import MOST_LAG_S, PairOptions, Pairs, measure_pairs
 from featurestore.errors import DataQualityError, UsageError
 from featurestore.locate.recordings import Receiver, Session, SessionRecording, read_positions, read_session
-from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S, Delays, Views, expected_delays_s, log_likelihood
+from featurestore.place.delays import Delays, Views, clock_margin_s, expected_delays_s, log_likelihood, longest_delay_s
 from featurestore.place.geodesic import distance_m
 from featurestore.place.grid import Grid
 from featurestore.place.posterior import LEVELS, Posterior
@@ -28,8 +28,6 @@ Float64 = npt.NDArray[np.float64]
 
 SAME_PLACE_M = 500.0
 """Receivers nearer than that are one place: light takes 1.7 µs, and what they hear differs by less than paths do."""
-CLOCK_SIGMAS = 6.0
-"""Lags are searched for what clocks and paths may be off by, so many standard deviations."""
 FIRST_CELLS = 150
 LEAST_MARGIN_KM = 50.0
 CHANCE = 0.5
@@ -198,9 +196,8 @@ def _measure(session: Session, options: LocateOptions, progress: Progress) -> Pa
 def _max_lag_s(recordings: Sequence[SessionRecording], options: LocateOptions) -> float:
     """The longest baseline at the speed of light, and what clocks and paths may be off."""
     position = positions_of(recordings)
-    baseline_m = float(distance_m(position[:, None], position[None]).max())
     worst_s = math.hypot(options.path_sigma_s, max(each.heard.time_sigma_s for each in recordings))
-    return min(baseline_m / SPEED_OF_LIGHT_M_PER_S + CLOCK_SIGMAS * math.sqrt(2) * worst_s + 1e-6, MOST_LAG_S)
+    return min(longest_delay_s(position) + clock_margin_s(worst_s) + 1e-6, MOST_LAG_S)
 
 
 def _of_one_time(session: Session) -> Session:

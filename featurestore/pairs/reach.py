@@ -6,12 +6,9 @@ import math
 
 import numpy as np
 
-from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
-from featurestore.place.geodesic import distance_m
+from featurestore.place.delays import clock_margin_s, longest_delay_s
 from featurestore.source.snapshot import NO_TIMESTAMP, Snapshot
 
-CLOCK_SIGMAS = 6.0
-"""As many standard deviations of two clocks are held, as `locate` does."""
 MOST_CLOCK_US = 1000.0
 """Clocks worse than this say little of any place; longer lags for them would cost the others accuracy."""
 STEP_US = 50.0
@@ -33,8 +30,7 @@ def largest_delay_us(snapshot: Snapshot) -> float | None:
     position = snapshot.receivers.select(np.unique(snapshot.websdr_id[timed])).position
     if len(position) < 2:
         return None
-    way_us = float(distance_m(position[:, None], position[None]).max()) / SPEED_OF_LIGHT_M_PER_S * 1e6
     sigma_s = snapshot.time_sigma_s[timed]
     worst_s = float(sigma_s[np.isfinite(sigma_s)].max(initial=0.0))
-    clock_us = min(CLOCK_SIGMAS * math.sqrt(2) * worst_s * 1e6, MOST_CLOCK_US)
-    return max(math.ceil((way_us + clock_us) / STEP_US), 1) * STEP_US
+    clock_us = min(clock_margin_s(worst_s) * 1e6, MOST_CLOCK_US)
+    return max(math.ceil((longest_delay_s(position) * 1e6 + clock_us) / STEP_US), 1) * STEP_US

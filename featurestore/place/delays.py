@@ -29,6 +29,8 @@ Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
+CLOCK_SIGMAS = 6.0
+"""A range of lags leaves room for as many standard deviations of what two clocks are off."""
 LEAST_WRONG = 0.01
 """Of a peak that noise cannot explain: it may still be another transmitter's, or a reflection's."""
 LEAST_SHARE = 0.02
@@ -139,6 +141,20 @@ def log_likelihood(delays: Delays, views: Views) -> Float64:
         with np.errstate(divide="ignore"):  # a peak that is wrong for certain
             total += np.logaddexp(np.log1p(-wrong) + normal, math.log(wrong / (2 * lag_s)))
     return total.reshape(views.grid.shape)
+
+
+def longest_delay_s(position: Float64) -> float:
+    """The longest distance between receivers, at the speed of light.
+
+    Args:
+        position: (r, 2) latitude, longitude of at least one receiver.
+    """
+    return float(distance_m(position[:, None], position[None]).max()) / SPEED_OF_LIGHT_M_PER_S
+
+
+def clock_margin_s(sigma_s: float) -> float:
+    """What two clocks of that standard deviation may be off, together, in `CLOCK_SIGMAS`."""
+    return CLOCK_SIGMAS * math.sqrt(2) * sigma_s
 
 
 def expected_delays_s(receivers: Float64, position: Float64, a: Index, b: Index) -> Float64:
