@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.commands.shell import JSON, QUIET, Place, Sections, option, share_cores
+from featurestore.commands.shell import JSON, QUIET, Place, Sections, file_option, option, share_cores, split_option
 from featurestore.option import DATA, OUTPUT
 
 
@@ -31,14 +31,7 @@ from featurestore.option import DATA, OUTPUT
     heading=DATA,
     help="Feature set: a version or a tag.  [default: the one that the network was trained on]",
 )
-@option(
-    "--split",
-    heading=DATA,
-    type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-    help="Split whose rows are predicted.",
-)
+@split_option("test")
 @option(
     "--limit",
     heading=DATA,
@@ -61,13 +54,7 @@ from featurestore.option import DATA, OUTPUT
     help="Format of the result.  [default: by the name of --out, else table]",
 )
 @option("--ellipses", heading=OUTPUT, is_flag=True, help="Add a polygon for each 1-sigma ellipse to GeoJSON.")
-@option(
-    "--out",
-    heading=OUTPUT,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="File to write to, instead of stdout.",
-)
+@file_option("--out", "File to write to, instead of stdout.")
 @JSON
 @QUIET
 def predict(*, form: str | None, ellipses: bool, out: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:

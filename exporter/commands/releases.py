@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter.commands.places import MODEL_NAME, MODELS, NO_REGISTRY, REGISTRY, open_registry
-from featurestore.commands.shell import JSON, STORE, Sections, emit, emit_report, option, reported
+from featurestore.commands.shell import JSON, STORE, Sections, emit, emit_report, file_option, option, reported, split_option
 from featurestore.option import DATA, OUTPUT
 
 if TYPE_CHECKING:
@@ -70,14 +69,7 @@ def show_release(release: str, models: str, as_json: bool) -> None:
 @option(
     "--features", "version", heading=DATA, help="Feature set: a version or a tag.  [default: the one that A was trained on]"
 )
-@option(
-    "--split",
-    heading=DATA,
-    type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-    help="Split whose rows are predicted.",
-)
+@split_option("test")
 @option(
     "--confidence",
     heading=OUTPUT,
@@ -87,13 +79,7 @@ def show_release(release: str, models: str, as_json: bool) -> None:
 )
 @option("--draws", heading=OUTPUT, default=5000, show_default=True, help="Number of draws of the bootstrap over sessions.")
 @option("--seed", heading=OUTPUT, default=0, show_default=True, help="Number that decides the draws of the bootstrap.")
-@option(
-    "--html",
-    heading=OUTPUT,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="File for a report as one HTML page: both side by side, errors, calibration, map, where they differ.",
-)
+@file_option("--html", "File for a report as one HTML page: both side by side, errors, calibration, map, where they differ.")
 @reported
 def compare_releases(progress: Progress, **options: Any) -> Any:
     """Run releases A and B over the same rows, offline: errors, calibration, latency, size, and which one is better.

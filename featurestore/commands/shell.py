@@ -135,6 +135,23 @@ def option(*names: str, heading: str, **settings: Any) -> Callable[[Any], Any]:
     return decorator
 
 
+def split_option(default: str) -> Callable[[Any], Any]:
+    """`--split` of commands that predict the rows of one split."""
+    return option(
+        "--split",
+        heading=DATA,
+        type=click.Choice(["train", "val", "test"]),
+        default=default,
+        show_default=True,
+        help="Split whose rows are predicted.",
+    )
+
+
+def file_option(name: str, text: str) -> Callable[[Any], Any]:
+    """An option that names a file to write."""
+    return option(name, heading=OUTPUT, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=text)
+
+
 class Place(Option):
     """`--raw`, `--store` or `--models`, which also reads HEIMDALL_RAW, …: what `services up` prints, for all commands alike.
 

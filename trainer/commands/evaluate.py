@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.commands.shell import RECEIVERS, STORE, Sections, option, reported
+from featurestore.commands.shell import RECEIVERS, STORE, Sections, file_option, option, reported, split_option
 from featurestore.option import DATA, HARDWARE, NETWORK, OUTPUT, TRACKING
 
 if TYPE_CHECKING:
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
     heading=DATA,
     help="Feature set to measure on: a version or a tag.  [default: the one that the network was trained on]",
 )
-@option(
-    "--split",
-    heading=DATA,
-    type=click.Choice(["train", "val", "test"]),
-    default="val",
-    show_default=True,
-    help="Split whose rows are predicted.",
-)
+@split_option("val")
 @option(
     "--out",
     heading=OUTPUT,
@@ -38,20 +31,8 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Directory for plots and metrics.json. It is created when absent.",
 )
-@option(
-    "--predictions",
-    heading=OUTPUT,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="File for one row per prediction, as .parquet or .csv.",
-)
-@option(
-    "--html",
-    heading=OUTPUT,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="File for a report as one HTML page: errors, calibration, map, worst cases, training curves.",
-)
+@file_option("--predictions", "File for one row per prediction, as .parquet or .csv.")
+@file_option("--html", "File for a report as one HTML page: errors, calibration, map, worst cases, training curves.")
 @option(
     "--tracking-uri",
     heading=TRACKING,
