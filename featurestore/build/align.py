@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.source.recording import Recording, digest_of, session_inputs
+from featurestore.source.recording import Recording, digest_of, recording_at, session_inputs
 from featurestore.source.snapshot import NO_TIMESTAMP, Listing, Snapshot
 from featurestore.store.split import unique_sessions
 
@@ -39,16 +39,7 @@ class Alignment:
         if group == ALONE:
             return None
         members = self.members[group].tolist()
-        found = tuple(
-            Recording(
-                int(snapshot.capture_id[each]),
-                snapshot.key(each),
-                int(listing.size_bytes[each]),
-                float(snapshot.sample_rate_hz[each]),
-                int(snapshot.start_time_ns[each]),
-            )
-            for each in members
-        )
+        found = tuple(recording_at(each, snapshot, listing) for each in members)
         return members.index(capture), found
 
 

@@ -141,7 +141,7 @@ def make_plan(
         listing: the raw location, joined to it.
         stored: what the store holds of this spec.
     """
-    reasons = _prefilter(spec, snapshot, listing)
+    reasons = prefilter(spec, snapshot, listing)
     alignment = align_sessions(snapshot, listing, reasons == Reason.VALID) if spec.align == SESSION else None
     if alignment is not None:
         listing = replace(listing, source_digest=alignment.source_digest)
@@ -224,7 +224,7 @@ class _RowAllocator:
         return SegmentUse(rows.segment_id(spec.id), rows, capture[order], None)
 
 
-def _prefilter(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
+def prefilter(spec: FeatureSpec, snapshot: Snapshot, listing: Listing) -> npt.NDArray[np.uint8]:
     """(n,) uint8 `Reason` to reject each capture by catalog and listing alone; the last one that applies counts."""
     with np.errstate(invalid="ignore"):
         right_rate = np.abs(snapshot.sample_rate_hz - spec.sample_rate_hz) <= SAMPLE_RATE_TOLERANCE * spec.sample_rate_hz

@@ -24,12 +24,23 @@ OF_PAIRS = click.option("--pairs", is_flag=True, help="Of pair sets, which build
 @click.option(
     "--raw", cls=Place, metavar="URL", help="Where captures are, for --deep: s3://BUCKET/PREFIX, file:///DIR or a directory."
 )
+@CATALOG
 @click.option("--rows", default=64, show_default=True, type=click.IntRange(min=1), help="Rows that --deep computes again.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides which rows.")
 @JSON
 @QUIET
 def verify_features(
-    version: str, store: str, pairs: bool, deep: bool, raw: str | None, rows: int, seed: int, as_json: bool, quiet: bool
+    *,
+    version: str,
+    store: str,
+    pairs: bool,
+    deep: bool,
+    raw: str | None,
+    catalog: str,
+    rows: int,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Check every object of a feature set: there, whole, and unchanged. VERSION may be a tag; default: the latest.
 
@@ -37,7 +48,8 @@ def verify_features(
     truncated or damaged, with the captures it held, and exits with 1 if there is any. 'features repair' is the next step.
 
     With --deep, a sample of rows, spread over the set, is computed from the recordings again. Rows whose recording is
-    gone or was replaced since are named and left out.
+    gone or was replaced since are named and left out. Pairs, and windows aligned by session, come from all recordings of
+    a session and their times; --catalog is asked for those.
 
     \b
     Examples:
@@ -45,20 +57,19 @@ def verify_features(
       heimdall features verify --store ./features --deep --raw ./raw --rows 200
       heimdall features verify baseline --store s3://features --json
       heimdall features verify --store ./features --pairs
+      heimdall features verify --store ./features --pairs --deep --raw ./raw --catalog postgresql://me@localhost/radio
     """
     from featurestore.care.verify.deep import DeepCheck
     from featurestore.care.verify.verify import verify
     from featurestore.objects.objects import Location
-    from featurestore.pairs.verify import verify_pairs
+    from featurestore.pairs.care.verify import verify_pairs
     from featurestore.progress import on_stderr
 
-    if deep and pairs:
-        raise click.UsageError("--deep computes tensors again, and a pair set has none; leave out --deep or --pairs")
     if deep and raw is None:
         raise click.UsageError("--deep computes rows from their recordings again; say where those are with --raw")
-    check = DeepCheck(Location.parse(raw), rows, seed) if deep and raw is not None else None
+    check = DeepCheck(Location.parse(raw), rows, seed, catalog) if deep and raw is not None else None
     with on_stderr(quiet) as progress:
-        verification = verify_pairs(store, version, progress) if pairs else verify(store, version, progress, check)
+        verification = verify_pairs(store, version, progress, check) if pairs else verify(store, version, progress, check)
     emit_report(verification, as_json)
     verification.require_sound()
 

@@ -23,7 +23,6 @@ from featurestore.progress import Progress
 from featurestore.source.catalog import read_snapshot
 from featurestore.source.catalog_connection import describe
 from featurestore.source.listing import RawListing
-from featurestore.source.recording import Recording
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.naming import Names, name_set, read_latest
@@ -230,19 +229,8 @@ def _tasks(
     by_chunk: dict[int, list[SessionTask]] = {chunk: [] for chunk in range(segment.n_chunks)}
     for _, begin, end in use.rows.sessions():
         place = int(use.session[begin])
-        recordings = () if place == NOT_WANTED else tuple(_recording(plan, c) for c in plan.sessions[place].capture.tolist())
+        recordings = () if place == NOT_WANTED else tuple(plan.recordings(place))
         by_chunk[begin // use.chunk_rows].append(SessionTask(begin, end - begin, recordings))
     for chunk, sessions in by_chunk.items():
         if chunk not in parts:
             yield PairChunk(request.raw.url, request.store.url, segment, chunk, tuple(sessions))
-
-
-def _recording(plan: PairPlan, capture: int) -> Recording:
-    snapshot = plan.snapshot
-    return Recording(
-        int(snapshot.capture_id[capture]),
-        snapshot.key(capture),
-        int(plan.listing.size_bytes[capture]),
-        float(snapshot.sample_rate_hz[capture]),
-        int(snapshot.start_time_ns[capture]),
-    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,31 +69,47 @@ def compute_pair_chunk(task: PairChunk) -> PairChunkDone:
     """Read the sessions of a chunk, correlate, write, and note what was written; a whole chunk that is there stays."""
     segment, objects = task.segment, open_pair_store(task.store_url)
     buffers = {name: ChunkBuffer(segment.layout(name)) for name in COMPUTED}
-    for buffer in buffers.values():
-        buffer.rows[:] = np.nan
-    first_row = segment.layout("correlation").rows(task.chunk).start
-    details: Details = {}
-    unusable: Unusable = {}
-    n_bytes = 0
-    for session, pieces in zip(task.sessions, _read_sessions(open_objects(task.raw_url), task), strict=True):
-        rows = slice(session.row - first_row, session.row - first_row + session.n_rows)
-        for recording, piece in zip(session.recordings, pieces, strict=True):
-            if isinstance(piece, Rejection):
-                unusable[recording.capture_id] = piece.reason.label, piece.detail
-            elif piece is not None:
-                n_bytes += piece.samples.nbytes
-        arrays = (buffers["correlation"].rows[rows], buffers["measured"].rows[rows])
-        for row, found_why in correlate_session(pieces, segment, *arrays).items():
-            details[session.row + row] = found_why
-        if not session.recordings:
-            withdrawn = UNUSABLE, "was withdrawn or replaced before it was computed"
-            details.update(dict.fromkeys(range(session.row, session.row + session.n_rows), withdrawn))
+    n_bytes, details, unusable = fill_chunk(open_objects(task.raw_url), task, {n: each.rows for n, each in buffers.items()})
     crcs = {
         name: put_once(objects, f"{segment.path}/{name}", segment.layout(name), task.chunk, buffers[name]) for name in COMPUTED
     }
     part = PairPart(crcs, details, unusable)
     objects.put_json(segment.part_path(task.chunk), part.to_json())
     return PairChunkDone(segment.segment, task.chunk, len(task.sessions), n_bytes, part)
+
+
+def fill_chunk(raw: Objects, task: PairChunk, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[int, Details, Unusable]:
+    """Read the sessions of a chunk, and correlate them.
+
+    Args:
+        raw: where the captures are.
+        task: which sessions of which chunk.
+        arrays: the rows of the chunk, by array; those of sessions that are not asked for become NaN.
+
+    Returns:
+        The bytes read, the rows without a delay, and the captures that cannot be used.
+    """
+    segment = task.segment
+    first_row = segment.layout("correlation").rows(task.chunk).start
+    for array in arrays.values():
+        array[:] = np.nan
+    details: Details = {}
+    unusable: Unusable = {}
+    n_bytes = 0
+    for session, pieces in zip(task.sessions, _read_sessions(raw, task), strict=True):
+        rows = slice(session.row - first_row, session.row - first_row + session.n_rows)
+        for recording, piece in zip(session.recordings, pieces, strict=True):
+            if isinstance(piece, Rejection):
+                unusable[recording.capture_id] = piece.reason.label, piece.detail
+            elif piece is not None:
+                n_bytes += piece.samples.nbytes
+        own = (arrays["correlation"][rows], arrays["measured"][rows])
+        for row, found_why in correlate_session(pieces, segment, *own).items():
+            details[session.row + row] = found_why
+        if not session.recordings:
+            withdrawn = UNUSABLE, "was withdrawn or replaced before it was computed"
+            details.update(dict.fromkeys(range(session.row, session.row + session.n_rows), withdrawn))
+    return n_bytes, details, unusable
 
 
 def correlate_session(

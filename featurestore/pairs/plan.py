@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featurestore.pairs.rows import PairRows, pack
 from featurestore.pairs.spec import PairSpec
-from featurestore.source.recording import digest_of, session_inputs
+from featurestore.source.recording import Recording, digest_of, recording_at, session_inputs
 from featurestore.source.snapshot import MISSING, NO_TIMESTAMP, Listing, Snapshot
 from featurestore.store.split import assign, hash_sessions, on_earth
 from featurestore.tensor.rejection import Reason
@@ -98,6 +98,10 @@ class PairPlan:
         """Segments that are not complete yet."""
         return [use for use in self.uses if use.reason is None]
 
+    def recordings(self, place: int) -> list[Recording]:
+        """The captures of one of its sessions, in the order of its pairs."""
+        return [recording_at(each, self.snapshot, self.listing) for each in self.sessions[place].capture.tolist()]
+
     def count_sessions(self, uses: Sequence[PairUse]) -> int:
         """Sessions of the set in some segments."""
         return sum(len(np.unique(use.session[use.session != NOT_WANTED])) for use in uses)
@@ -117,7 +121,7 @@ def make_pair_plan(
     """
     timed = snapshot.start_time_ns != NO_TIMESTAMP
     reasons = _prefilter(snapshot, listing, timed)
-    sessions = find_sessions(snapshot, listing, timed & (reasons == Reason.VALID))
+    sessions = _find_sessions(snapshot, listing, timed & (reasons == Reason.VALID))
     free = {session.digest: place for place, session in enumerate(sessions)}
     candidates = [(segment, segment.rows.sessions()) for segment in stored]
     candidates.sort(key=lambda pair: (-sum(each[0] in free for each in pair[1]), len(pair[0].rows), pair[0].segment))
@@ -135,7 +139,7 @@ def make_pair_plan(
     return PairPlan(spec, split, snapshot, listing, reasons, splits, int(timed.sum()), tuple(sessions), tuple(uses))
 
 
-def find_sessions(snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.bool_]) -> list[Session]:
+def _find_sessions(snapshot: Snapshot, listing: Listing, usable: npt.NDArray[np.bool_]) -> list[Session]:
     """Sessions with two usable captures or more, in the order of their hashes, as rows of features have it."""
     capture = np.flatnonzero(usable)
     high, low = snapshot.session_id[capture].view(">u8").T

@@ -61,6 +61,10 @@ class PairRows:
             columns[name] = np.full(shape, 0 if name in DIGESTS else NOBODY, dtype)
         return cls(**columns)
 
+    def part(self, rows: slice) -> PairRows:
+        """Some rows."""
+        return PairRows(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def sessions(self) -> list[tuple[bytes, int, int]]:
         """Digest, first row and end of each session."""
         filled = np.flatnonzero(self.capture_a != NOBODY)

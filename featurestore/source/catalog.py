@@ -60,6 +60,11 @@ EVERY_CAPTURE_QUERY = "SELECT {} FROM measurements".format(  # noqa: S608 - cons
 """The captures of the table that are not approved, too."""
 
 
+def asked_again(query: str) -> str | None:
+    """What `read_snapshot` is to be given, so that it asks what a set's manifest says it was built from."""
+    return None if query == TABLE_QUERY else query
+
+
 def read_snapshot(conninfo: str, query: str | None = None, limit: int | None = None) -> Snapshot:
     """Every approved capture, read in one read-only REPEATABLE READ transaction through a server-side cursor.
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from featurestore.source.captures import Layout
+    from featurestore.source.snapshot import Listing, Snapshot
 
 NS = 1_000_000_000
 
@@ -29,6 +30,17 @@ class Recording:
     def stop_time_ns(self, layout: Layout) -> int:
         """When it ends."""
         return self.start_time_ns + math.floor(layout.n_samples / self.sample_rate_hz * NS)
+
+
+def recording_at(index: int, snapshot: Snapshot, listing: Listing) -> Recording:
+    """The recording of one capture of a snapshot."""
+    return Recording(
+        int(snapshot.capture_id[index]),
+        snapshot.key(index),
+        int(listing.size_bytes[index]),
+        float(snapshot.sample_rate_hz[index]),
+        int(snapshot.start_time_ns[index]),
+    )
 
 
 def session_inputs(

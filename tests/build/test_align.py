@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus_for_tests import N_SAMPLES, RECEIVERS, SMALL, Corpus
+from damage_for_tests import flip
 from independent import log_mel, open_plainly
 
+from featurestore.care.repair.repair import RepairRequest, repair
+from featurestore.care.verify.deep import DeepCheck, DeepReport
+from featurestore.care.verify.verify import verify
 from featurestore.errors import UsageError
 from featurestore.objects.objects import Location
+from featurestore.progress import Silent
 from featurestore.tensor.spec import FeatureSpec
 
 ALIGNED = replace(SMALL, align="session", windows_per_capture=2)
@@ -57,6 +62,22 @@ def test_a_time_that_is_corrected_computes_its_session_anew_and_nothing_else(cor
     corpus.sql("UPDATE measurements SET start_time_ns = start_time_ns - 1000000 WHERE id = 2")
     again = corpus.build()
     assert (again.computed, again.rows) == (0, first.rows)
+
+
+def test_verify_deep_and_repair_compute_aligned_windows_again(corpus: Corpus) -> None:
+    corpus.build()
+    deep = DeepCheck(corpus.raw, 1000, catalog=corpus.catalog)
+    found = verify(corpus.store.url, deep=deep)
+    n_rows = 6 * RECEIVERS * 2
+    assert (found.problems, found.deep) == ((), DeepReport(n_rows, n_rows, 0, (), 0, 0.0))
+    [chunk] = corpus.store.directory.glob("specs/*/segments/*/logmel/c/0/0/0/0")
+    before = chunk.read_bytes()
+    flip(chunk)
+    assert repair(RepairRequest(corpus.store, "latest", corpus.raw, corpus.catalog), Silent()).sound
+    assert chunk.read_bytes() == before
+    corpus.sql("UPDATE measurements SET start_time_ns = start_time_ns + 1000000 WHERE id = 2")
+    found = verify(corpus.store.url, deep=deep)
+    assert (found.problems, found.deep) == ((), DeepReport(n_rows - 2 * RECEIVERS, n_rows, 0, (1, 2, 3), 0, 0.0))
 
 
 def test_recordings_that_share_too_little_keep_their_windows(corpus: Corpus) -> None:

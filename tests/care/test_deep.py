@@ -48,7 +48,7 @@ def corpus(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Cor
 
 def check(corpus: Corpus, rows: int = 1000, seed: int = 0) -> tuple[Verification, DeepReport]:
     found = verify(corpus.store.url, deep=DeepCheck(corpus.raw, rows, seed))
-    assert found.deep is not None
+    assert isinstance(found.deep, DeepReport)
     return found, found.deep
 
 
@@ -57,7 +57,7 @@ def test_rows_are_what_the_recordings_say_and_no_catalog_is_asked(corpus: Corpus
     before = tree(corpus.store.directory)
     found, deep = check(corpus)
     assert found.problems == ()
-    assert deep == DeepReport(42, 42, 0.0, 0, (), 0)
+    assert deep == DeepReport(42, 42, 0, (), 0, 0.0)
     assert check(corpus, rows=5)[1].rows == 5
     assert tree(corpus.store.directory) == before
 

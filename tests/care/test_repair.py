@@ -19,7 +19,7 @@ from cli import main
 from featurestore import open_set
 from featurestore.care.repair.repair import RepairRequest, repair
 from featurestore.care.repair.report import Outcome, RepairReport
-from featurestore.care.verify.deep import DeepCheck
+from featurestore.care.verify.deep import DeepCheck, DeepReport
 from featurestore.care.verify.verify import verify
 from featurestore.errors import StoreError
 from featurestore.objects.objects import Location, open_objects
@@ -460,5 +460,5 @@ def test_damage_in_s3_comes_back(bucket: str, catalog: str, monkeypatch: pytest.
     assert mend(corpus) == replace(report, dry_run=False)
     assert {info.key: objects.get(info.key) for info in objects.walk()} == before
     deep = verify(corpus.store.url, deep=DeepCheck(corpus.raw, rows=10)).deep
-    assert deep is not None
+    assert isinstance(deep, DeepReport)
     assert (deep.rows, deep.largest_db, deep.not_found) == (10, 0.0, ())

@@ -6,16 +6,13 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 from click.testing import CliRunner
-from copies_for_tests import database
 from corpus_for_tests import tree
 from damage_for_tests import flip
 from hypothesis import given
@@ -30,51 +27,16 @@ from featurestore.care.gc.inventory import take_inventory
 from featurestore.corpus.simulate.sites import RECEIVERS
 from featurestore.errors import DataQualityError, StoreError, UsageError
 from featurestore.objects.objects import Location, open_objects
-from featurestore.pairs import rows as pair_rows
 from featurestore.pairs.build import PairBuildRequest, build_pairs
+from featurestore.pairs.care.verify import verify_pairs
 from featurestore.pairs.pair_set import open_pair_set
 from featurestore.pairs.rows import NOBODY, pack
 from featurestore.pairs.segments import open_pair_store
-from featurestore.pairs.verify import verify_pairs
 from featurestore.progress import Silent
-from featurestore.services import Running
-from featurestore.source.catalog_writing import create_table
 from featurestore.store.naming import Names, name_set
 from featurestore.store.split import Split
 
 PAIRS_PER_SESSION = 21
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_rows, "CHUNK_ROWS", 45)  # two sessions of 21 pairs, and three rows that only fill
-
-
-@pytest.fixture(scope="module")
-def built_once(services: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with database(services) as catalog, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pair_rows, "CHUNK_ROWS", 45)
-        world = World(tmp_path_factory.mktemp("pairs"), catalog)
-        world.simulate()
-        world.build()
-        yield world
-
-
-@pytest.fixture
-def world(built_once: World, tmp_path: Path, services: Running) -> Iterator[World]:
-    """A copy of it, to be changed."""
-    shutil.copytree(built_once.directory, tmp_path / "w")
-    with database(services) as catalog:
-        copy = World(tmp_path / "w", catalog)
-        create_table(catalog)
-        with psycopg.connect(built_once.catalog) as source, psycopg.connect(catalog, autocommit=True) as target:
-            columns = "id, session_id, websdr_id, latitude, longitude, frequency_mhz, sample_rate_hz, snr_db, approved"
-            columns += ", start_time_ns, time_sigma_s"
-            rows = source.execute(f"SELECT {columns} FROM measurements ORDER BY id".encode()).fetchall()
-            for row in rows:
-                target.execute(f"INSERT INTO measurements ({columns}) VALUES ({', '.join(['%s'] * 11)})".encode(), row)
-            target.execute("SELECT setval(pg_get_serial_sequence('measurements', 'id'), 1000)")
-        yield copy
 
 
 def test_delays_are_those_of_the_truth_and_labels_those_of_the_catalog(built_once: World) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.care.verify.recordings import Sources, find_sources
+from featurestore.build.align import SESSION
+from featurestore.care.verify.recordings import Sources, find_aligned_sources, find_sources
 from featurestore.errors import HeimdallError, ServiceUnavailableError, StoreError
 from featurestore.objects.objects import Location, Objects, ReadBytes, WritableBytes, open_objects
 from featurestore.progress import Progress
@@ -140,7 +141,9 @@ class RepairContext:
 
     def find_recordings(self, digests: Iterable[bytes]) -> None:
         """Look for the objects of these digests; they are in `sources` afterwards."""
-        if self.raw is not None:
+        if self.raw is not None and self.spec.align == SESSION:
+            self.sources = find_aligned_sources(self.raw, self.spec, self.approved, digests, self._progress)
+        elif self.raw is not None:
             self.sources = find_sources(self.raw, digests, self._progress)
 
     @cached_property
@@ -168,8 +171,7 @@ class RepairContext:
 
     @property
     def _query(self) -> str | None:
-        query = str(self.manifest.snapshot["query"])
-        return None if query == catalog.TABLE_QUERY else query
+        return catalog.asked_again(str(self.manifest.snapshot["query"]))
 
     def listing(self, snapshot: Snapshot) -> Listing:
         """The raw location, joined to the catalog.

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.build.align import SESSION
 from featurestore.build.rows_from_iq import compute_rows
 from featurestore.care.verify.agreement import TOLERANCE_DB, features_agree, logmel_difference
 from featurestore.care.verify.inspection import Inspector
-from featurestore.care.verify.recordings import Sources, find_sources
-from featurestore.errors import UsageError
+from featurestore.care.verify.recordings import Sources, find_aligned_sources, find_sources
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress
+from featurestore.source.catalog import asked_again, read_snapshot
 from featurestore.store.bases import represent
 from featurestore.store.chunks import ArrayLayout
 from featurestore.store.feature_set import FeatureSet
@@ -38,21 +39,22 @@ class DeepCheck:
         raw: where the captures are.
         rows: how many rows to compute again, at most.
         seed: decides which.
+        catalog: PostgreSQL connection string; asked where a row comes from all recordings of a session.
     """
 
     raw: Location
     rows: int = 64
     seed: int = 0
+    catalog: str = field(default="", repr=False)  # it may hold a password
 
 
 @dataclass(frozen=True)
-class DeepReport:
+class SampleReport:
     """What comparing a sample with the recordings gave.
 
     Attributes:
         rows: compared.
         served: rows of the set, of which they are a sample.
-        largest_db: largest difference of log-mel, within 80 dB of a frame's peak; `None` when no row was compared.
         differ: rows that differ, or can't be computed any more; each in a problem, too.
         not_found: ids of sampled captures whose recording is gone or was replaced since; their rows are not compared.
         skipped: sampled rows in chunks that are damaged.
@@ -60,21 +62,39 @@ class DeepReport:
 
     rows: int
     served: int
-    largest_db: float | None
     differ: int
     not_found: tuple[int, ...]
     skipped: int
 
+    def largest(self) -> str:
+        """The largest difference, and what is allowed; empty when nothing was compared."""
+        return ""
+
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"  {self.rows:,} of {self.served:,} rows computed from IQ again: {self.differ:,} differ"
-        if self.largest_db is not None:
-            yield f"  largest difference {self.largest_db:.2g} dB, of {TOLERANCE_DB} dB allowed"
+        if self.largest():
+            yield f"  largest difference {self.largest()}"
         if self.not_found:
             some = ", ".join(map(str, self.not_found[:10])) + (", …" if len(self.not_found) > 10 else "")
             yield f"  not compared, as their recording is gone or was replaced since: captures {some}"
         if self.skipped:
             yield f"  not compared, as their chunks are not intact: {self.skipped:,} rows"
+
+
+@dataclass(frozen=True)
+class DeepReport(SampleReport):
+    """The same of tensors.
+
+    Attributes:
+        largest_db: largest difference of log-mel, within 80 dB of a frame's peak; `None` when no row was compared.
+    """
+
+    largest_db: float | None
+
+    def largest(self) -> str:
+        """In dB."""
+        return "" if self.largest_db is None else f"{self.largest_db:.2g} dB, of {TOLERANCE_DB} dB allowed"
 
 
 def spread(n: int, count: int, seed: int) -> Index:
@@ -94,15 +114,17 @@ def check_deep(inspector: Inspector, opened: FeatureSet, deep: DeepCheck, progre
 
     Raises:
         StoreError: when the raw location or the store refuses.
-        ServiceUnavailableError: when it does not answer.
+        ServiceUnavailableError: when it does not answer, or the catalog, if that is asked.
     """
-    if opened.spec.align != "none":
-        raise UsageError(f"{opened.url} has windows aligned by session, which --deep does not compute again; leave out --deep")
     served = np.flatnonzero(opened.labels.split != Split.ABSENT)
     rows = served[spread(len(served), deep.rows, deep.seed)]
     facts = {name: opened.fact(name)[rows] for name in ("capture_id", "window", "source_digest")}
     digests = facts["source_digest"]
-    sources = find_sources(deep.raw, map(bytes, digests), progress)
+    if opened.spec.align == SESSION:
+        snapshot = read_snapshot(deep.catalog, asked_again(str(opened.manifest.snapshot["query"])))
+        sources = find_aligned_sources(deep.raw, opened.spec, snapshot, map(bytes, digests), progress)
+    else:
+        sources = find_sources(deep.raw, map(bytes, digests), progress)
     here = sources.has(digests)
     not_found = tuple(np.unique(facts["capture_id"][~here]).tolist())
     comparison = _Comparison(inspector, opened, sources)
@@ -115,7 +137,7 @@ def check_deep(inspector: Inspector, opened: FeatureSet, deep: DeepCheck, progre
             progress.advance(len(group))
         start += segment.n_rows
     largest = comparison.largest_db if comparison.n_rows else None
-    return DeepReport(comparison.n_rows, len(served), largest, comparison.n_differ, not_found, comparison.n_skipped)
+    return DeepReport(comparison.n_rows, len(served), comparison.n_differ, not_found, comparison.n_skipped, largest)
 
 
 class _Comparison:

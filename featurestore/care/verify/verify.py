@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featurestore.care.verify.deep import DIFFERS, DeepCheck, DeepReport, check_deep
+from featurestore.care.verify.deep import DIFFERS, DeepCheck, SampleReport, check_deep
 from featurestore.care.verify.inspection import Inspector, Problem
 from featurestore.care.verify.set_checks import check_parts, check_tensors
 from featurestore.errors import StoreError
@@ -38,7 +38,7 @@ class Verification:
     objects: int
     bytes: int
     problems: tuple[Problem, ...]
-    deep: DeepReport | None = None
+    deep: SampleReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and `sound`."""

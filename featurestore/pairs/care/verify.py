@@ -6,10 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 
+from featurestore.care.verify.deep import DeepCheck
 from featurestore.care.verify.inspection import DAMAGED, Inspector
 from featurestore.care.verify.verify import Verification
 from featurestore.errors import StoreError, UsageError
 from featurestore.objects.objects import Location
+from featurestore.pairs.care.deep import check_pairs_deep
 from featurestore.pairs.pair_set import PairSet
 from featurestore.pairs.publish import LABELS
 from featurestore.pairs.rows import FACTS, PairRows
@@ -20,8 +22,16 @@ from featurestore.store.sets import LATEST, read_manifest, resolve, set_path
 from featurestore.store.split import SPLITS, count_splits
 
 
-def verify_pairs(store: str, version: str = LATEST, progress: Progress | None = None) -> Verification:
+def verify_pairs(
+    store: str, version: str = LATEST, progress: Progress | None = None, deep: DeepCheck | None = None
+) -> Verification:
     """Check everything that a pair set is made of; nothing is changed, and damage is returned, not raised.
+
+    Args:
+        store: `s3://bucket/prefix`, `file:///dir` or a directory.
+        version: a version, a tag, or `latest`.
+        progress: where to report.
+        deep: compute the pairs of a sample of sessions from IQ again.
 
     Raises:
         UsageError: when there is no such set.
@@ -39,8 +49,11 @@ def verify_pairs(store: str, version: str = LATEST, progress: Progress | None = 
     for ref in opened.manifest.segments:
         _check_segment(inspector, opened, ref.segment, ref.rows)
         progress.advance(1)
-    problems = tuple(sorted(inspector.problems, key=lambda problem: problem.url))
-    return Verification(name, f"{objects.location}/{set_path(name)}", inspector.n_objects, inspector.n_bytes, problems)
+    can_compare = all(any(f"/{array}/c/" in problem.url for array in COMPUTED) for problem in inspector.problems)
+    report = check_pairs_deep(inspector, opened, deep, progress) if deep is not None and can_compare else None
+    problems = tuple(sorted(inspector.problems, key=lambda problem: (problem.url, problem.captures)))
+    url = f"{objects.location}/{set_path(name)}"
+    return Verification(name, url, inspector.n_objects, inspector.n_bytes, problems, report)
 
 
 def _check_labels(inspector: Inspector, opened: PairSet) -> None:

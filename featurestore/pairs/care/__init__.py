@@ -1,0 +1,1 @@
+"""Care for pair sets: what `features verify`, `repair` and `compact` do with `--pairs`."""
