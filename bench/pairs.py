@@ -1,9 +1,10 @@
 """How fast does build-pairs correlate sessions, beside bare FFT cross-correlation of the same captures?
 
     python bench/pairs.py --sessions 1000
+    python bench/pairs.py --sessions 200 --rate 48000
 
-Simulates some sessions of seven receivers with GPS clocks, of one second at 192 kHz, and writes them again and again under
-other session ids. Then, on two cores:
+Simulates some sessions of seven receivers with GPS clocks, of one second at 192 kHz (or `--rate`), and writes them again and
+again under other session ids. Then, on two cores:
 
 * bare: two processes read the captures of a session, transform each once, zero-padded to twice its length, and transform all 21
   products back: `scipy.fft` on complex64, nothing else;
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -47,11 +49,11 @@ BAR = 0.5
 WORLD = SimulationSpec(sessions=DISTINCT, sites="uniform", clock="gps", dtype="complex64")
 
 
-def write(raw: Path, conninfo: str, sessions: int) -> list[list[Path]]:
+def write(raw: Path, conninfo: str, sessions: int, world: SimulationSpec) -> list[list[Path]]:
     """The files of each session; the catalog learns of them."""
     rendered = []
     for index in range(min(DISTINCT, sessions)):
-        session = Session(WORLD, index)
+        session = Session(world, index)
         rendered.append([session.capture(receiver) for receiver in range(len(RECEIVERS))])
     records, files = [], []
     for number in range(sessions):
@@ -87,27 +89,40 @@ def bare_s(files: list[list[Path]]) -> float:
         return time.perf_counter() - began
 
 
+def cpu_s() -> float:
+    """CPU time of this process and of those that it started and that have ended."""
+    return sum(
+        used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rate", type=int, default=WORLD.sample_rate_hz, metavar="HZ", help="sample rate of the captures")
     parser.add_argument("--smallest", action="store_true", help="just see that it runs (make bench-check)")
     options = parser.parse_args()
     if options.smallest:
         options.sessions, options.repeats = 4, 1
     with tempfile.TemporaryDirectory(prefix="bench-pairs-") as name, services.running(Path(name) / "services", s3=False) as up:
         raw = Path(name) / "raw"
-        files = write(raw, up.catalog, options.sessions)
-        bare, built = [], []
+        files = write(raw, up.catalog, options.sessions, replace(WORLD, sample_rate_hz=options.rate))
+        bare, built, bare_cpu_s, built_cpu_s = [], [], [], []
         for repeat in range(options.repeats):
+            began_s = cpu_s()
             bare.append(bare_s(files))
+            bare_cpu_s.append(cpu_s() - began_s)
             store = Location.parse(str(Path(name) / f"store-{repeat}"))
             request = PairBuildRequest(up.catalog, Location.parse(str(raw)), store, PairSpec(max_lag_us=600), workers=CORES)
+            began_s = cpu_s()
             report = build_pairs(request, Silent())
             built.append(report.seconds)
-            print(f"{'bare FFT cross-correlation':28} {options.sessions / bare[-1]:8.1f} sessions/s")
-            print(f"{'build-pairs':28} {options.sessions / built[-1]:8.1f} sessions/s, {report.rows:,} pairs")
+            built_cpu_s.append(cpu_s() - began_s)
+            for what, seconds, cpu in ("bare FFT cross-correlation", bare, bare_cpu_s), ("build-pairs", built, built_cpu_s):
+                print(f"{what:28} {options.sessions / seconds[-1]:8.1f} sessions/s, {cpu[-1]:6.1f} s of CPU")
+    print(f"of CPU time, starts of processes included: {min(bare_cpu_s) / min(built_cpu_s):.2f}")
     share = min(bare) / min(built)
     print(f"share of the bare speed: {share:.2f}, bar {BAR}: {'holds' if share >= BAR else 'MISSED'}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,7 @@ from featurestore.build.publish import BuildReport, Outcome, publish, version_id
 from featurestore.build.quality import Quality
 from featurestore.build.stages import TensorBuild, needs_fit
 from featurestore.cluster.runner import open_runner
-from featurestore.errors import DataQualityError, ServiceUnavailableError, StoreError
+from featurestore.errors import DataQualityError, StoreError
 from featurestore.objects.concurrently import at_once, check_all
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress
@@ -26,7 +25,8 @@ from featurestore.source.receivers import Receivers, read_receivers
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
-from featurestore.store.presence import require_kept, require_segments
+from featurestore.store.naming import Names, name_set, read_latest
+from featurestore.store.presence import require_segments
 from featurestore.store.read_segments import read_stored_segments
 from featurestore.tensor.mel import taper
 from featurestore.tensor.rejection import RejectedRows
@@ -90,7 +90,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     quality = Quality(plan, request.max_rejected_fraction)
     quality.check()
     require_usable(plan)
-    latest_before = partial(sets.read_pointer, objects, f"{sets.LATEST}.json")
+    latest_before = partial(read_latest, objects)
     latest, (work, kept) = at_once(objects, latest_before, partial(_open, request, plan, objects, progress))
     for batch in work.batches:
         quality.add(batch.use, batch.rejected)
@@ -106,14 +106,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildReport:
     outcome = Outcome(plan, work, quality, basis, version, parent, began)
     if not up_to_date:
         publish(objects, outcome)
-    _point_latest(objects, outcome, latest, progress)
-    if request.tag is not None:
-        sets.point(objects, outcome.version, request.tag)
-    try:
-        require_kept(objects, outcome.version)
-    except ServiceUnavailableError:
-        _take_latest_back(objects, outcome.version, latest)
-        raise
+    name_set(objects, outcome.version, Names(latest, request.tag), outcome.seconds, progress)
     return outcome.report(request.store, up_to_date=up_to_date)
 
 
@@ -202,27 +195,6 @@ def _make_tensors(request: BuildRequest, work: TensorBuild, basis: Basis | None,
             basis = fitted
         work.normalize(runner, basis)
     return basis
-
-
-def _point_latest(objects: Objects, outcome: Outcome, before: str | None, progress: Progress) -> None:
-    """Let `latest` stand for the set, unless a build that began later has published its own meanwhile."""
-    pointed = sets.read_pointer(objects, f"{sets.LATEST}.json")
-    if pointed == outcome.version:
-        return
-    if pointed is not None and pointed != before:
-        other = sets.read_manifest(objects, pointed)
-        if datetime.fromisoformat(other.created) - timedelta(seconds=other.seconds) > outcome.began_at:
-            progress.say(f"latest stays {pointed}: its build began after this one")
-            return
-    sets.point(objects, outcome.version)
-
-
-def _take_latest_back(objects: Objects, version: str, before: str | None) -> None:
-    """Let `latest` stand for what it stood for before: the set that it was moved to was removed meanwhile."""
-    if before is None or before == version or not sets.has_set(objects, before):
-        return
-    if sets.read_pointer(objects, f"{sets.LATEST}.json") == version:
-        sets.point(objects, before)
 
 
 def require_usable(plan: Plan) -> None:

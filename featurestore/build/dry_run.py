@@ -21,6 +21,7 @@ from featurestore.progress import Progress, format_seconds
 from featurestore.store import sets
 from featurestore.store.bases import Basis, current_basis
 from featurestore.store.manifest import Manifest
+from featurestore.store.naming import read_latest
 from featurestore.store.set_receivers import RECEIVERS, receivers_id
 from featurestore.tensor.rejection import Reason
 
@@ -137,7 +138,7 @@ def preview(request: BuildRequest, progress: Progress) -> Preview:
         require_train_rows(train_rows)
     kept = None if fits else basis
     version = None if kept is None else version_id(plan, kept.id)
-    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    latest = read_latest(objects)
     parent = None if latest is None else sets.read_manifest(objects, latest)
     by_listing = Counter(Reason(code).label for code in plan.capture_reason[plan.capture_reason != Reason.VALID].tolist())
     to_compute = np.concatenate([np.empty(0, np.int64), *(batch.captures_to_compute for batch in work.batches)])

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -80,12 +80,8 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
+        """Since the build began."""
         return round(time.monotonic() - self.began, 3)
-
-    @property
-    def began_at(self) -> datetime:
-        """When the build began, by the clock that manifests are dated by."""
-        return datetime.now(UTC) - timedelta(seconds=self.seconds)
 
     @cached_property
     def labels(self) -> Labels:

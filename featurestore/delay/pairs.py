@@ -14,7 +14,7 @@ import numpy.typing as npt
 from featurestore.delay.band import LEAST_BINS, find_band
 from featurestore.delay.crosscorrelation import Common, PairDelay, correlate, correlation
 from featurestore.delay.heard import Heard
-from featurestore.delay.segments import LEAST_SEGMENTS, HeardSegments, Segments, Spectra, at_one_rate, plan_segments, spectra_of
+from featurestore.delay.segments import LEAST_SEGMENTS, HeardSegments, Segments, at_one_rate, plan_segments, spectra_of
 from featurestore.errors import UsageError
 
 Float64 = npt.NDArray[np.float64]
@@ -131,8 +131,8 @@ def measure_pairs(heard: Sequence[Heard], options: PairOptions) -> Pairs:
         elif band.keep.sum() < LEAST_BINS:
             found.append("nothing but single tones is heard in the band, and a tone carries no time")
         else:
-            both = _rows(whitened[a], in_a), _rows(whitened[b], in_b)
-            common = Common(*both, number, band.keep, band.frequency_hz, segments.length, segments.hop_s)
+            both = whitened[a].of(in_a), whitened[b].of(in_b)
+            common = Common(*both, number, band.frequency_hz, segments.length, segments.hop_s)
             found.append(correlate(common, options.max_lag_s))
     return _gather(len(heard), found, band.frequency_hz, np.array(seconds))
 
@@ -153,11 +153,6 @@ class _Band:
         used = np.flatnonzero(keep)
         low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
         return cls(low, high, keep[low:high], segments.frequency_hz[low:high])
-
-
-def _rows(spectra: Spectra, index: npt.NDArray[np.int64]) -> Spectra:
-    """Those rows; all of them without a copy, as most often."""
-    return spectra if len(index) == len(spectra) else spectra[index]
 
 
 def _why_not(a: list[Heard], b: list[Heard]) -> str:

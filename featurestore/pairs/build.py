@@ -27,7 +27,7 @@ from featurestore.source.listing import RawListing
 from featurestore.source.recording import Recording
 from featurestore.source.snapshot import Snapshot
 from featurestore.store import sets
-from featurestore.store.presence import require_kept
+from featurestore.store.naming import Names, name_set, read_latest
 from featurestore.store.read_segments import read_marker
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import SplitSpec
@@ -96,15 +96,13 @@ def build_pairs(request: PairBuildRequest, progress: Progress) -> PairBuildRepor
     plan = prepare(request, progress)
     objects = open_pair_store(request.store.url)
     objects.put_if_changed(f"specs/{plan.spec.id}/spec.json", plan.spec.canonical().encode())
+    latest = read_latest(objects)
     outcome = _compute(request, plan, objects, progress, began)
     outcome.require_quality(request.max_rejected_fraction)
     version = version_id(plan)
     up_to_date = sets.has_set(objects, version)
     counts = counts_of(outcome, outcome.labels()["split"]) if up_to_date else publish(objects, outcome, version)
-    sets.point(objects, version)
-    if request.tag is not None:
-        sets.point(objects, version, request.tag)
-    require_kept(objects, version)
+    name_set(objects, version, Names(latest, request.tag), outcome.seconds, progress)
     return PairBuildReport(
         version=version,
         store=request.store.url,
@@ -119,7 +117,7 @@ def build_pairs(request: PairBuildRequest, progress: Progress) -> PairBuildRepor
         sessions_reused=plan.count_sessions([use for use in plan.uses if use.reason is not None]),
         sessions_computed=plan.count_sessions(plan.to_compute),
         bytes_read=outcome.n_bytes,
-        seconds=round(time.monotonic() - began, 3),
+        seconds=outcome.seconds,
         up_to_date=up_to_date,
     )
 

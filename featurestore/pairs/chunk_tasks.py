@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -27,7 +26,6 @@ from featurestore.pairs.segments import (
     Unusable,
     open_pair_store,
 )
-from featurestore.pairs.spec import PairSpec
 from featurestore.source.captures import Layout
 from featurestore.source.recording import Recording
 from featurestore.source.timed import read_layout
@@ -120,7 +118,7 @@ def correlate_session(
     order = (
         {} if pairs is None else {pair: row for row, pair in enumerate(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True))}
     )
-    curves = None if pairs is None else _curves(pairs, segment.spec)
+    curves = None if pairs is None else pairs.correlation(segment.spec.lag_s)
     details: Details = {}
     for row, (a, b) in enumerate(combinations(pieces, 2)):
         for each in (a, b):
@@ -138,23 +136,6 @@ def correlate_session(
             continue
         correlation[row, 0], correlation[row, 1] = curves[which].real, curves[which].imag
     return details
-
-
-def _curves(pairs: Pairs, spec: PairSpec) -> npt.NDArray[np.complex64]:
-    """`Pairs.correlation` at the lags of a spec: (pair, lag)."""
-    frequency_hz = pairs.frequency_hz
-    if len(frequency_hz) < 2:
-        return np.zeros((len(pairs), spec.n_lags), np.complex64)
-    whole = np.maximum(np.abs(pairs.weights).sum(axis=1, keepdims=True), 1e-30)
-    turns = _turns(float(frequency_hz[0]), float(frequency_hz[1] - frequency_hz[0]), len(frequency_hz), spec)
-    return np.asarray((pairs.weights / whole).astype(np.complex64) @ turns)
-
-
-@lru_cache(maxsize=4)
-def _turns(first_hz: float, step_hz: float, count: int, spec: PairSpec) -> npt.NDArray[np.complex64]:
-    """(bin, lag) exp(2πi·f·lag): sessions of one corpus mostly have one band, and making this costs more than using it."""
-    frequency_hz = first_hz + step_hz * np.arange(count)
-    return np.exp(2j * np.pi * np.outer(frequency_hz, spec.lag_s)).astype(np.complex64)
 
 
 def _measured(pairs: Pairs, which: int) -> list[float]:

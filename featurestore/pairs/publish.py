@@ -22,6 +22,7 @@ from featurestore.progress import format_seconds
 from featurestore.software import versions
 from featurestore.store import sets
 from featurestore.store.manifest import Manifest, SegmentRef
+from featurestore.store.naming import read_latest
 from featurestore.store.split import Split, count_splits
 from featurestore.tensor.rejection import Reason, RejectedCapture
 
@@ -85,6 +86,11 @@ class Outcome:
     n_bytes: int
     began: float
 
+    @property
+    def seconds(self) -> float:
+        """Since the build began."""
+        return round(time.monotonic() - self.began, 3)
+
     def rejected(self) -> list[RejectedCapture]:
         """One entry per rejected capture, in order of id."""
         snapshot, found = self.plan.snapshot, []
@@ -143,7 +149,7 @@ def version_id(plan: PairPlan) -> str:
 def publish(objects: Objects, outcome: Outcome, version: str) -> Mapping[str, Any]:
     """Write the labels, the rejected captures and, last, the manifest; returns its counts."""
     plan = outcome.plan
-    latest = sets.read_pointer(objects, f"{sets.LATEST}.json")
+    latest = read_latest(objects)
     labels = outcome.labels()
     counts = counts_of(outcome, labels["split"])
     manifest = Manifest(
@@ -158,7 +164,7 @@ def publish(objects: Objects, outcome: Outcome, version: str) -> Mapping[str, An
         parent=None if latest == version else latest,
         software=versions(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
-        seconds=round(time.monotonic() - outcome.began, 3),
+        seconds=outcome.seconds,
     )
     sets.publish(objects, manifest, labels, outcome.rejected())
     return counts

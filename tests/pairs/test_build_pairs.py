@@ -39,6 +39,7 @@ from featurestore.pairs.verify import verify_pairs
 from featurestore.progress import Silent
 from featurestore.services import Running
 from featurestore.source.catalog_writing import create_table
+from featurestore.store.naming import Names, name_set
 from featurestore.store.split import Split
 
 PAIRS_PER_SESSION = 21
@@ -209,6 +210,16 @@ def test_without_times_there_is_nothing_to_build(world: World) -> None:
     world.sql("UPDATE measurements SET start_time_ns = NULL")
     with pytest.raises(DataQualityError, match=r"no session with two usable captures .*0 of 35"):
         world.build()
+
+
+def test_latest_stays_with_the_build_that_began_last(world: World) -> None:
+    first, objects = world.open().version, open_pair_store(str(world.store.as_uri()))
+    world.sql("UPDATE measurements SET time_sigma_s = 2e-7")
+    second = world.build()
+    name_set(objects, first, Names(latest=None, tag="slow"), seconds=3600, progress=Silent())  # it knew of no other build
+    assert (world.open().version, world.open("slow").version) == (second.version, first)
+    name_set(objects, first, Names(latest=second.version, tag=None), seconds=0, progress=Silent())
+    assert world.open().version == first
 
 
 @pytest.mark.parametrize("array", ["correlation/c/0/0/0", "measured/c/1/0", "session_digest/c/0/0", "lag_s/c/0", "reason/c/0"])

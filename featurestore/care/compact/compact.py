@@ -13,7 +13,8 @@ from featurestore.errors import StoreError
 from featurestore.progress import Progress, Silent, format_seconds
 from featurestore.store import sets
 from featurestore.store.feature_set import open_set
-from featurestore.store.presence import require_kept, require_segments
+from featurestore.store.naming import follow
+from featurestore.store.presence import require_segments
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,8 @@ def compact(request: CompactRequest, progress: Progress | None = None) -> Compac
             require_segments(opened.objects, opened.spec.id, [source.segment for source in work.sources])
             raise
         publish_compacted(opened, new_version, work.segment, work.index, began)
-    if not request.dry_run and sets.read_pointer(opened.objects, f"{sets.LATEST}.json") == opened.version != new_version:
-        sets.point(opened.objects, new_version)
-        require_kept(opened.objects, new_version)
+    if not request.dry_run:
+        follow(opened.objects, opened.version, new_version)
     return CompactReport(
         version=new_version,
         compacted=opened.version,
