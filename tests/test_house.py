@@ -96,6 +96,7 @@ WINGS: dict[str, set[str]] = {
 
 FACES = {
     "trainer": {
+        "featurestore.pairs",
         "featurestore.place",
         "featurestore.tensor",
         "featurestore.objects",

@@ -19,6 +19,7 @@ from featurestore.pairs.publish import Outcome, PairBuildReport, counts_of, publ
 from featurestore.pairs.reach import largest_delay_us
 from featurestore.pairs.segments import PairPart, PairSegment, Unusable, open_pair_store
 from featurestore.pairs.spec import PairSpec
+from featurestore.place.delays import clock_margin_s
 from featurestore.progress import Progress
 from featurestore.source.catalog import read_snapshot
 from featurestore.source.catalog_connection import describe
@@ -29,9 +30,6 @@ from featurestore.store.naming import Names, name_set, read_latest
 from featurestore.store.read_segments import read_marker
 from featurestore.store.split import SPLITS
 from featurestore.tensor.spec import SplitSpec
-
-CLOCK_SIGMAS = 5
-"""Lags should hold what clocks may be off, by so many standard deviations, and a way of some length on top."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def prepare(request: PairBuildRequest, progress: Progress) -> PairPlan:
             "with --clock gps"
         )
     sigma = snapshot.time_sigma_s[np.concatenate([session.capture for session in plan.sessions])]
-    wide = CLOCK_SIGMAS * np.sqrt(2) * sigma[np.isfinite(sigma)] > spec.max_lag_us * 1e-6 / 2
+    wide = clock_margin_s(1.0) * sigma[np.isfinite(sigma)] > spec.max_lag_us * 1e-6 / 2
     if wide.any():
         progress.say(
             f"{int(wide.sum()):,} captures have clocks so uncertain that their delays may lie beyond "

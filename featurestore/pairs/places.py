@@ -13,7 +13,7 @@ from featurestore.pairs.spec import PairSpec
 from featurestore.place.delays import Delays
 
 
-def delays_of(session: SessionPairs, spec: PairSpec, websdr_id: npt.NDArray[np.integer]) -> Delays:
+def delays_of(session: SessionPairs, spec: PairSpec, websdr_id: npt.NDArray[np.integer], path_sigma_s: float = 0.0) -> Delays:
     """The delays of one session between receivers in a given order.
 
     A pair counts when both receivers are known and both clocks are: how far to trust a clock of unknown error, nobody can say.
@@ -22,6 +22,7 @@ def delays_of(session: SessionPairs, spec: PairSpec, websdr_id: npt.NDArray[np.i
         session: of a pair set.
         spec: of the set.
         websdr_id: (r,) numbers of the receivers, in the order of the positions that a grid is seen from.
+        path_sigma_s: one standard deviation of each path's delay about that of light along the ground (docs/time.md).
     """
     numbers = np.asarray(websdr_id)
     place = {int(number): index for index, number in enumerate(numbers.tolist())}
@@ -36,6 +37,6 @@ def delays_of(session: SessionPairs, spec: PairSpec, websdr_id: npt.NDArray[np.i
         session.delay_s[known],
         session.sigma_s[known],
         session.wrong[known],
-        clocks,
+        np.hypot(clocks, path_sigma_s),
         spec.max_lag_us * 1e-6,
     )

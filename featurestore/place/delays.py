@@ -122,6 +122,10 @@ class Views:
         seen = [inverse(grid.degrees, position) for position in np.asarray(receivers, np.float64)]
         return cls(grid, np.stack([metres for metres, _ in seen]), np.stack([azimuth for _, azimuth in seen]))
 
+    def of_receivers(self, index: npt.NDArray[np.integer]) -> Self:
+        """The same grid as some of the receivers see it, in the order of `index`."""
+        return type(self)(self.grid, self.distance_m[index], self.azimuth[index])
+
 
 def log_likelihood(delays: Delays, views: Views) -> Float64:
     """(ny, nx) log likelihood of each cell.
@@ -131,11 +135,11 @@ def log_likelihood(delays: Delays, views: Views) -> Float64:
     peak, blurred.
     """
     total = np.zeros(views.distance_m.shape[1])
-    lag_s = delays.max_lag_s
+    lag_s, variance_s2, power = delays.max_lag_s, delays.variance_s2, delays.powers
     for pair, (a, b) in enumerate(zip(delays.a.tolist(), delays.b.tolist(), strict=True)):
         expected = (views.distance_m[a] - views.distance_m[b]) / SPEED_OF_LIGHT_M_PER_S
         slope2 = (2 - 2 * np.cos(views.azimuth[a] - views.azimuth[b])) / SPEED_OF_LIGHT_M_PER_S**2
-        variance = (delays.variance_s2[pair] + slope2 * views.grid.cell_m**2 / 4) / delays.powers[pair]
+        variance = (variance_s2[pair] + slope2 * views.grid.cell_m**2 / 4) / power[pair]
         wrong = max(float(delays.wrong[pair]), LEAST_WRONG)
         normal = -0.5 * (delays.delay_s[pair] - expected) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
         with np.errstate(divide="ignore"):  # a peak that is wrong for certain

@@ -100,9 +100,8 @@ class FeatureSet:
 
     def sessions(self, split: Split) -> Sessions:
         """The sessions of a split, each whole, in whatever segments its rows lie."""
-        labels = self.labels
-        rows = np.flatnonzero(labels.split == split)
-        return Sessions.of(rows, self.fact("session_id"), self.fact("websdr_id"), labels.position, labels.timestamp)
+        rows = np.flatnonzero(self.labels.split == split)
+        return Sessions.of(rows, self.fact("session_id"), self.fact("websdr_id"), self.labels)
 
     def fact(self, name: str) -> npt.NDArray[Any]:
         """One column of row facts (`capture_id`, `window`, `session_id`, `websdr_id`, …) of all rows of its segments."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.source.snapshot import format_sessions
 from featurestore.store.split import hash_sessions, unique_sessions
+
+if TYPE_CHECKING:
+    from featurestore.store.sets import Labels
 
 Index = npt.NDArray[np.int64]
 
@@ -26,6 +30,8 @@ class Sessions:
         rows: (R,) indices in the set.
         websdr_id: (R,) int32, the receiver of each row.
         timestamp: (R,) int64, ns since 1970 UTC of each row; `NO_TIMESTAMP` where unknown.
+        start_time_ns: (R,) int64, of the first sample of each row's capture, likewise.
+        time_sigma_s: (R,) float64, one standard deviation of that; NaN where unknown.
         position: (S, 2) latitude, longitude of the transmitter in degrees: as its first row has it.
     """
 
@@ -34,6 +40,8 @@ class Sessions:
     rows: Index = field(repr=False)
     websdr_id: npt.NDArray[np.int32] = field(repr=False)
     timestamp: npt.NDArray[np.int64] = field(repr=False)
+    start_time_ns: npt.NDArray[np.int64] = field(repr=False)
+    time_sigma_s: npt.NDArray[np.float64] = field(repr=False)
     position: npt.NDArray[np.float64] = field(repr=False)
 
     @classmethod
@@ -42,17 +50,15 @@ class Sessions:
         rows: Index,
         session_id: npt.NDArray[np.uint8],
         websdr_id: npt.NDArray[np.int32],
-        position: npt.NDArray[np.float64],
-        timestamp: npt.NDArray[np.int64],
+        labels: Labels,
     ) -> Sessions:
         """Gather the rows of each session.
 
         Args:
             rows: (R,) indices in the set of the rows that count.
-            session_id: (N, 16) of all rows of the set, as the three that follow.
-            websdr_id: (N,).
-            position: (N, 2).
-            timestamp: (N,).
+            session_id: (N, 16) of all rows of the set.
+            websdr_id: (N,) likewise.
+            labels: of all rows of the set.
         """
         of_rows = session_id[rows]
         first, inverse = unique_sessions(of_rows)
@@ -64,7 +70,16 @@ class Sessions:
         order = np.lexsort((rows, websdr_id[rows], session))
         taken = rows[order]
         begin = np.concatenate([[0], np.cumsum(np.bincount(session, minlength=len(first)))]).astype(np.int64)
-        return cls(of_rows[first[circle]], begin, taken, websdr_id[taken], timestamp[taken], position[taken[begin[:-1]]])
+        return cls(
+            session_id=of_rows[first[circle]],
+            begin=begin,
+            rows=taken,
+            websdr_id=websdr_id[taken],
+            timestamp=labels.timestamp[taken],
+            start_time_ns=labels.start_time_ns[taken],
+            time_sigma_s=labels.time_sigma_s[taken],
+            position=labels.position[taken[begin[:-1]]],
+        )
 
     def __len__(self) -> int:
         return len(self.session_id)

@@ -10,7 +10,7 @@ from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
 MODULES = ("airwave", "breakage", "clocks", "fading", "radiomap", "receiver", "render", "session", "sites", "waveform")
-NOT_PARAMETERS = {"sites.EARTH_RADIUS_M", "radiomap.SPEED_OF_LIGHT_M_PER_S", "waveform.CTCSS_TONES_HZ", "clocks.NS"}
+NOT_PARAMETERS = {"sites.EARTH_RADIUS_M", "waveform.CTCSS_TONES_HZ", "clocks.NS"}
 
 
 def constants() -> dict[str, Any]:

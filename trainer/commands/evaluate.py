@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.commands.record_options import options_of
 from featurestore.commands.shell import RECEIVERS, STORE, Sections, file_option, option, reported, split_option
 from featurestore.option import DATA, HARDWARE, NETWORK, OUTPUT, TRACKING
+from trainer.evaluate.request import EvaluateRequest
 
 if TYPE_CHECKING:
     from featurestore.progress import Progress
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     help="Address of MLflow, which has the training curves of the report. It need not answer.",
 )
 @RECEIVERS
+@options_of(EvaluateRequest)
 @option(
     "--against", heading=NETWORK, metavar="CHECKPOINT", help="Another network to measure beside it, for sessions or captures."
 )
@@ -60,7 +63,8 @@ def evaluate(progress: Progress, **options: Any) -> Any:
 
     CHECKPOINT is a file, or s3://BUCKET/…/NAME.ckpt. Errors are in km on the ground; likelihood, calibration and coverage
     say whether the network's σ can be believed. The set must be of the spec and basis that the network was trained on.
-    Networks for sessions are measured by session, with random subsets of the receivers, too.
+    Networks for sessions are measured by session, with random subsets of the receivers, too; with --pairs by levels, by the
+    delays of pairs (time), and by both, side by side.
 
     \b
     Examples:
@@ -68,9 +72,10 @@ def evaluate(progress: Progress, **options: Any) -> Any:
       heimdall evaluate checkpoints/last.ckpt --store s3://features --split test --out evaluation
       heimdall evaluate checkpoints/last.ckpt --store ./features --html evaluation.html --receivers receivers.csv
       heimdall evaluate checkpoints/last.ckpt --store ./features --against capture/last.ckpt
+      heimdall evaluate checkpoints/last.ckpt --store ./features --pairs latest
+      heimdall evaluate checkpoints/last.ckpt --store ./features --fusion time
       heimdall evaluate s3://models/run/last.ckpt --store s3://features --predictions test.parquet --json
     """
-    from trainer.evaluate.request import EvaluateRequest
     from trainer.evaluate.run import evaluate as run_evaluation
 
     return run_evaluation(EvaluateRequest(**options), progress)

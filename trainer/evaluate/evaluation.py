@@ -131,6 +131,11 @@ def km(metres: float) -> str:
     return f"{metres / 1000:,.2f}"
 
 
+def km2(square_km: float) -> str:
+    """An area, small ones to two digits."""
+    return f"{square_km:,.0f}" if square_km >= 10 else f"{square_km:.2g}"
+
+
 def percent(share: float) -> str:
     """A share in percent, to a tenth."""
     return f"{share:.1%}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import UsageError
-from featurestore.store.split import SPLITS
-from trainer.evaluate.predictions import require_format
+from featurestore.option import SESSIONS, option
 
 DEVICES = ("auto", "cpu", "cuda")
+LEVELS_ALONE, TIME_ALONE, ALL = EVIDENCE = ("levels", "time", "all")
+"""What a session is located by: what a network makes of its levels, the delays of its pairs, or both together."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class EvaluateRequest:
             `s3://…`.
         device: auto takes a GPU when there is one.
         against: another checkpoint to compare with on the same sessions.
+        pairs: pair set of the same store, a version or a tag; `None` is none, or the latest when `fusion` wants one.
+        fusion: one of `EVIDENCE`; `None` is both with pairs, and levels without.
+        path_sigma_us: one standard deviation of each path's delay.
 
     Raises:
         UsageError: when a value is impossible.
@@ -51,13 +56,53 @@ class EvaluateRequest:
     receivers: str | None = None
     device: str = "auto"
     against: str | None = None
+    pairs: str | None = option(
+        None,
+        "Pair set of the same store, a version or a tag (latest), whose delays locate sessions, too; levels, time and both are "
+        "shown side by side.",
+        SESSIONS,
+        unset="none; latest with --fusion time or all",
+        metavar="SET",
+    )
+    fusion: str | None = option(
+        None,
+        "What sessions are located by: what the network makes of levels (levels), delays of pairs (time), or the product of "
+        "both (all). A session without pairs is located by levels.",
+        SESSIONS,
+        choices=EVIDENCE,
+        unset="all with --pairs, else levels",
+    )
+    path_sigma_us: float = option(
+        0.1,
+        "One standard deviation of each path's delay about that of light along the ground, in µs: 0.1 in sight, 10 on long "
+        "wave by day, 100 by sky wave.",
+        SESSIONS,
+    )
 
     def __post_init__(self) -> None:
+        from featurestore.store.split import SPLITS  # here, because the help of `evaluate` reads this record, and is quick
+
         for name, known in (("split", SPLITS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
         for name, least in (("batch_size", 1), ("threads", 1), ("k", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if self.fusion not in (None, *EVIDENCE):
+            raise UsageError(f"fusion is {self.fusion!r}; expected one of {', '.join(EVIDENCE)}")
+        if not (math.isfinite(self.path_sigma_us) and self.path_sigma_us >= 0):
+            raise UsageError(f"path_sigma_us is {self.path_sigma_us}; expected microseconds from 0")
         if self.predictions is not None:
+            from trainer.evaluate.predictions import require_format  # as above
+
             require_format(self.predictions)
+
+    @property
+    def pair_set(self) -> str | None:
+        """The pair set to open, if any."""
+        return "latest" if self.pairs is None and self.fusion in (TIME_ALONE, ALL) else self.pairs
+
+    @property
+    def evidence(self) -> str:
+        """What sessions are located by."""
+        return self.fusion or (LEVELS_ALONE if self.pairs is None else ALL)

@@ -56,6 +56,8 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     if checkpoint.training.session is not None:
         known = tuple(_maybe_trained_on(feature_set, checkpoint, request.split))
         return evaluate_sessions(SessionRequest(request, checkpoint, feature_set, receivers, device, known), progress)
+    if request.pair_set is not None:
+        raise UsageError(f"pairs locate sessions, and {checkpoint.source} locates captures; leave --pairs and --fusion out")
     if request.against is not None:
         raise UsageError(f"--against compares networks for sessions, and {checkpoint.source} locates captures; leave it out")
     row, outputs = run_captures(checkpoint, feature_set, request, device, progress)

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from featurestore.place.posterior import Posterior
 from featurestore.source.receivers import Receivers
 from trainer.evaluate.baselines import Baseline
-from trainer.evaluate.evaluation import compared_errors, format_table, km, percent
+from trainer.evaluate.evaluation import compared_errors, format_table, km, km2, percent
+from trainer.evaluate.fusion import SessionFusion, SideBySide
 from trainer.evaluate.metrics import thresholds_m
 from trainer.evaluate.session_metrics import SessionPredictions
 from trainer.evaluate.sessions import EncodedSessions
@@ -38,6 +42,8 @@ class SessionEvaluation:
         baselines: as far as the set and the split have them.
         notes: what a reader should know before comparing numbers.
         receivers: where receivers stand.
+        fusion: with the pairs of the sessions, if a pair set was asked for.
+        beside: what the sessions with pairs are located by, side by side, likewise.
         device: on which the network ran.
         seconds: that all of it took.
         files: that were written.
@@ -56,6 +62,16 @@ class SessionEvaluation:
     device: str
     seconds: float
     files: tuple[Path, ...] = ()
+    fusion: SessionFusion | None = None
+    beside: SideBySide | None = None
+
+    def posterior(self, session: int) -> Posterior:
+        """Of one session, from all of its captures, by what the predictions are by."""
+        if self.fusion is not None and self.beside is not None:
+            return self.fusion.posterior(self.beside.used, session)
+        located = self.encoded.located(np.array([session]), self.encoded.table.present[[session]])
+        grid = self.encoded.place.grid
+        return Posterior(grid, located.log_density[0].double().cpu().numpy().reshape(grid.shape))
 
     @property
     def thresholds_m(self) -> tuple[int, ...]:
@@ -75,6 +91,7 @@ class SessionEvaluation:
             "split": self.split,
             "split_by": self.split_by,
             "located": "session",
+            "fusion": None if self.beside is None else self.beside.to_json(),
             "sessions": len(self.predictions),
             "rows": self.n_rows,
             "metrics": self.metrics,
@@ -94,6 +111,9 @@ class SessionEvaluation:
         )
         yield ""
         yield from format_table(self.comparison())
+        if self.beside is not None and self.beside.metrics:
+            yield ""
+            yield from format_table(self.beside.table())
         for title, name in GROUPS:
             if self.metrics[name]:
                 yield ""
@@ -108,7 +128,7 @@ class SessionEvaluation:
         yield ["mean error that posteriors expect, km", km(metrics["expected_error_m"])]
         yield ["in the 39.3% region", percent(metrics["coverage_1_sigma"])]
         yield ["in the 86.5% region", percent(metrics["coverage_2_sigma"])]
-        yield ["area of the 86.5% region, km² (median)", f"{metrics['area_86_median_km2']:,.0f}"]
+        yield ["area of the 86.5% region, km² (median)", km2(metrics["area_86_median_km2"])]
         yield ["negative log-likelihood, nats", f"{metrics['nll']:.2f}"]
 
 
@@ -118,5 +138,5 @@ def by_session_group(title: str, groups: Mapping[str, Mapping[str, float]]) -> I
     for name, metrics in groups.items():
         errors = [km(metrics[f"error_{key}_m"]) for key in ("mean", "median", "p90")]
         coverage = [percent(metrics[f"coverage_{k}_sigma"]) for k in (1, 2)]
-        rest = [*coverage, f"{metrics['area_86_median_km2']:,.0f}", f"{metrics['nll']:.2f}"]
+        rest = [*coverage, km2(metrics["area_86_median_km2"]), f"{metrics['nll']:.2f}"]
         yield [name, f"{metrics['rows']:,}", *errors, km(metrics["expected_error_m"]), *rest]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featurestore.errors import DataQualityError
 from featurestore.place import density
-from featurestore.place.posterior import LEVELS
+from featurestore.place.posterior import LEVELS, Posterior
 from trainer.evaluate.metrics import error_summary, snr_bands, thresholds_m
 from trainer.network.geometry import Float64, geodesic_m
 from trainer.network.session.density import Located
@@ -78,6 +78,33 @@ class SessionPredictions:
             nll=-density.log_densities_at(log, grid, truth),
             level=density.levels_at(log, grid, truth),
             area_km2=density.thresholds(log, grid.cell_m, LEVELS[1])[1] / 1e6,
+        )
+
+    @classmethod
+    def of_rounds(cls, found: Sequence[Posterior], position_true: Float64) -> Self:
+        """Sum up one posterior that is known on several grids, each a part of the one before, and finer.
+
+        The last one says where. The finest that holds the true place says how dense it is there.
+
+        Args:
+            found: see `place.search.rounds`.
+            position_true: (2,) degrees; beyond the first grid the nearest place on it counts, but for the error.
+        """
+        last, plane = found[-1], found[0].grid.plane
+        truth = plane.to_plane(position_true)
+        truth = np.clip(truth, found[0].grid.low_m + 1e-3, found[0].grid.high_m - 1e-3)
+        holds = [each for each in found if ((truth > each.grid.low_m) & (truth < each.grid.high_m)).all()][-1]
+        offset = last.grid.points_m - last.point_m
+        position = plane.from_plane(truth)
+        return cls(
+            position_true=position_true[None],
+            position=last.point[None],
+            error_m=geodesic_m(position_true, last.point),
+            covariance_m2=last.covariance_m2[None],
+            expected_error_m=np.array([last.masses.ravel() @ np.hypot(*offset.T)]),
+            nll=-holds.log_density_at(position[None]),
+            level=np.array([holds.level_at(position)]),
+            area_km2=np.array([last.area_km2(LEVELS[1])]),
         )
 
     @classmethod

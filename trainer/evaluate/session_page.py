@@ -10,13 +10,13 @@ from featurestore.page.page import Card, Chart, Key, Page, Table
 from featurestore.store.feature_set import FeatureSet
 from trainer.evaluate.charts import cdf_figure
 from trainer.evaluate.curves import read_run, training_section
+from trainer.evaluate.evaluation import km2
 from trainer.evaluate.session_evaluation import GROUPS, SessionEvaluation, by_session_group
 from trainer.evaluate.session_plots import (
     chosen_sessions,
     draw_by_receivers,
     draw_level_map,
     draw_posterior,
-    posteriors_of,
 )
 from trainer.network.session.nets import RadioMapNet
 
@@ -55,6 +55,7 @@ def describe_sessions(evaluation: SessionEvaluation, feature_set: FeatureSet, tr
             "notes": evaluation.notes,
             "errors": cdf_figure(errors),
             "comparison": Table("Network and baselines", header, rows),
+            "fusion": _fusion(evaluation),
             "by_receivers": _by_receivers(evaluation),
             "posteriors": _posteriors(evaluation),
             "maps": _maps(evaluation),
@@ -76,8 +77,25 @@ def _cards(evaluation: SessionEvaluation) -> Iterable[Card]:
         yield Card(baseline.label, f"{theirs['error_median_m'] / 1000:,.2f} km", "median error of this baseline")
     yield Card("in the 39.3% region", f"{metrics['coverage_1_sigma']:.1%}", "39.3% when posteriors are right")
     yield Card("in the 86.5% region", f"{metrics['coverage_2_sigma']:.1%}", "86.5% when posteriors are right")
-    yield Card("86.5% region", f"{metrics['area_86_median_km2']:,.0f} km²", "median area")
+    yield Card("86.5% region", f"{km2(metrics['area_86_median_km2'])} km²", "median area")
     yield Card("sessions", f"{len(evaluation.predictions):,}", f"{len(metrics['by_receiver'])} receivers")
+
+
+def _fusion(evaluation: SessionEvaluation) -> dict[str, Any] | None:
+    """The same sessions by levels, by time, and by both."""
+    beside = evaluation.beside
+    if beside is None or not beside.metrics:
+        return None
+    header, *rows = beside.table()
+    errors = {f"by {name}": found.select(beside.timed).error_m for name, found in beside.predictions.items()}
+    return {
+        "count": f"{beside.n_timed:,} of {len(beside.timed):,}",
+        "version": beside.version,
+        "used": beside.used,
+        "path_us": f"{beside.path_sigma_s * 1e6:g}",
+        "chart": cdf_figure(errors),
+        "table": Table("Located by levels, by time, and by all", header, rows),
+    }
 
 
 def _by_receivers(evaluation: SessionEvaluation) -> dict[str, Any]:
@@ -98,20 +116,19 @@ def _by_receivers(evaluation: SessionEvaluation) -> dict[str, Any]:
 
 def _posteriors(evaluation: SessionEvaluation) -> list[Chart]:
     shown = chosen_sessions(evaluation.predictions.error_m)
-    posteriors = posteriors_of(evaluation, [number for _, number in shown])
-    return [_posterior(evaluation, *session, posterior) for session, posterior in zip(shown, posteriors, strict=True)]
+    return [_posterior(evaluation, name, number, evaluation.posterior(number)) for name, number in shown]
 
 
 def _posterior(evaluation: SessionEvaluation, name: str, number: int, posterior: Posterior) -> Chart:
     predictions = evaluation.predictions
     session = "".join(f"{byte:02x}" for byte in evaluation.encoded.table.session_id[number].tolist())
-    error, area = predictions.error_m[number] / 1000, predictions.area_km2[number]
+    error, area = predictions.error_m[number] / 1000, km2(predictions.area_km2[number])
 
     def draw(drawn: Figure) -> None:
         draw_posterior(drawn.subplots(), evaluation, number, posterior)
 
-    description = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area:,.0f} km²"
-    caption = f"Session {session[:8]}…: {area:,.0f} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
+    description = f"Posterior of session {session}: {error:.1f} km off, 86.5% region of {area} km²"
+    caption = f"Session {session[:8]}…: {area} km² hold 86.5%; the true place lies at {predictions.level[number]:.0%}."
     return Chart(f"{name.capitalize()}: {error:.1f} km off", to_svg(draw, description, HEIGHT), caption, POSTERIOR_KEYS)
 
 

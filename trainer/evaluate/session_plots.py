@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +32,6 @@ def chosen_sessions(error_m: Floats) -> list[tuple[str, int]]:
     order = np.argsort(error_m, kind="stable")
     places = (("good", 0.05), ("good", 0.2), ("median", 0.5), ("median", 0.55), ("bad", 0.95), ("worst", 1.0))
     return [(name, int(order[round(share * (len(order) - 1))])) for name, share in places]
-
-
-def posteriors_of(evaluation: SessionEvaluation, sessions: Sequence[int]) -> list[Posterior]:
-    """Posteriors of some sessions, from all of their captures."""
-    numbers = np.asarray(sessions, np.intp)
-    encoded = evaluation.encoded
-    located = encoded.located(numbers, encoded.table.present[numbers])
-    log_density = located.log_density.double().cpu().numpy()
-    grid = encoded.place.grid
-    return [Posterior(grid, log.reshape(grid.shape)) for log in log_density]
 
 
 def draw_posterior(axis: Axes, evaluation: SessionEvaluation, number: int, posterior: Posterior) -> None:
@@ -146,10 +136,8 @@ def curves(evaluation: SessionEvaluation) -> list[tuple[str, Floats, str]]:
 def _draw_posteriors(figure: Figure, evaluation: SessionEvaluation) -> None:
     shown = chosen_sessions(evaluation.predictions.error_m)
     axes: Any = figure.subplots(2, 3)
-    for axis, (name, number), posterior in zip(
-        axes.T.flat, shown, posteriors_of(evaluation, [number for _, number in shown]), strict=True
-    ):
-        draw_posterior(axis, evaluation, number, posterior)
+    for axis, (name, number) in zip(axes.T.flat, shown, strict=True):
+        draw_posterior(axis, evaluation, number, evaluation.posterior(number))
         axis.set_title(f"{name}: {evaluation.predictions.error_m[number] / 1000:.1f} km off", fontsize=10)
 
 

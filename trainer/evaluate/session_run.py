@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from featurestore.pairs.pair_set import open_pair_set
 from featurestore.progress import Progress
 from featurestore.source.receivers import Receivers
 from featurestore.source.snapshot import format_sessions
@@ -20,11 +22,12 @@ from featurestore.store.split import Split
 from featurestore.whole_file import whole_file
 from trainer.evaluate.baselines import Baseline
 from trainer.evaluate.captures import run_captures
+from trainer.evaluate.fusion import SessionFusion, side_by_side
 from trainer.evaluate.predictions import write_predictions
-from trainer.evaluate.request import EvaluateRequest
+from trainer.evaluate.request import EVIDENCE, EvaluateRequest
 from trainer.evaluate.session_baselines import mean_sessions, nearest_sessions
 from trainer.evaluate.session_evaluation import SessionEvaluation
-from trainer.evaluate.session_metrics import measure_sessions
+from trainer.evaluate.session_metrics import SessionPredictions, measure_sessions
 from trainer.evaluate.sessions import EncodedSessions, encode_sessions
 from trainer.network.checkpoints import Checkpoint, read_checkpoint
 from trainer.network.geometry import geodesic_m
@@ -55,15 +58,25 @@ class SessionRequest:
 def evaluate_sessions(asked: SessionRequest, progress: Progress) -> SessionEvaluation:
     """Locate all sessions of the split, and random subsets of their captures, and measure; see `evaluate`."""
     began, request, feature_set = time.monotonic(), asked.request, asked.feature_set
+    pair_set = None if request.pair_set is None else open_pair_set(request.store, request.pair_set)
     split = Split[request.split.upper()]
     encoded = encode_sessions(asked.checkpoint, feature_set, split, asked.receivers, asked.device, request.threads, progress)
-    table = encoded.table
+    table, fusion, beside = encoded.table, None, None
+    if pair_set is not None:
+        fusion = SessionFusion.of(encoded, pair_set, asked.receivers, request.path_sigma_us * 1e-6)
+        beside = side_by_side(fusion, request.evidence, EVIDENCE, progress)
+
+    def located(present: npt.NDArray[np.bool_]) -> SessionPredictions:
+        if fusion is None:
+            return encoded.predictions(present, progress)
+        return fusion.predictions(request.evidence, present, progress)
+
     progress.start("posteriors", len(table) * (table.row.shape[1] + 1), "sessions")
-    predictions = encoded.predictions(table.present, progress)
+    predictions = located(table.present) if beside is None else beside.predictions[request.evidence]
     metrics = measure_sessions(
         predictions, asked.checkpoint.region.half_extent_m, table.receiver, table.snr_db, table.timestamp
     )
-    metrics["by_receivers_present"] = encoded.by_receivers_present(progress)
+    metrics["by_receivers_present"] = encoded.by_receivers_present(located)
     baselines, notes = _baselines(asked, table, split, progress)
     evaluation = SessionEvaluation(
         checkpoint=asked.checkpoint,
@@ -71,10 +84,12 @@ def evaluate_sessions(asked: SessionRequest, progress: Progress) -> SessionEvalu
         split=request.split,
         split_by=str(feature_set.manifest.split.get("split_by", "session")),
         encoded=encoded,
+        fusion=fusion,
+        beside=beside,
         predictions=predictions,
         metrics=metrics,
         baselines=baselines,
-        notes=(*asked.notes, *_unknown_receivers(asked, table), *notes),
+        notes=(*asked.notes, *([] if beside is None else [beside.note()]), *_unknown_receivers(asked, table), *notes),
         receivers=asked.receivers,
         device=asked.device.type,
         seconds=round(time.monotonic() - began, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,9 @@ from trainer.stream.options import StreamOptions
 SESSIONS_AT_ONCE = 64
 """Posteriors computed together: with 7 receivers and 10,000 cells, 18 MB for each array."""
 MAX_CAPTURES_AT_ONCE = 2048
+
+Locator = Callable[[npt.NDArray[np.bool_]], SessionPredictions]
+"""Locates all sessions from the captures that a mask (n, r) leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +76,18 @@ class EncodedSessions:
             progress.advance(len(session))
         return SessionPredictions.join(parts)
 
-    def by_receivers_present(self, progress: Progress) -> dict[str, dict[str, float]]:
-        """Metrics of every session from random subsets of 1, 2, … of its captures; of those that have so many."""
+    def by_receivers_present(self, predictions: Locator) -> dict[str, dict[str, float]]:
+        """Metrics of every session from random subsets of 1, 2, … of its captures; of those that have so many.
+
+        Args:
+            predictions: of all sessions, from the captures that a mask (n, r) leaves.
+        """
         present, by_count = self.table.present, {}
         thresholds = thresholds_m(self.place.region.half_extent_m)
         for size in range(1, int(present.sum(axis=1).max()) + 1):
             subset = random_subsets(present, size)
             those = np.flatnonzero(subset.any(axis=1))
-            by_count[str(size)] = session_summary(self.predictions(subset, progress).select(those), thresholds)
+            by_count[str(size)] = session_summary(predictions(subset).select(those), thresholds)
         return by_count
 
 

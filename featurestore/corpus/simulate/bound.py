@@ -19,10 +19,11 @@ import numpy.typing as npt
 import scipy.signal
 
 from featurestore.corpus.simulate.clocks import TIME_SIGMA_S
-from featurestore.corpus.simulate.radiomap import SPEED_OF_LIGHT_M_PER_S, path_loss_db
+from featurestore.corpus.simulate.radiomap import path_loss_db
 from featurestore.corpus.simulate.render import Session
 from featurestore.corpus.simulate.sites import Receiver, distance_m, moved
 from featurestore.corpus.simulate.waveform import CHANNEL_BANDWIDTH_HZ
+from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
 from featurestore.place.geodesic import inverse
 
 Float64 = npt.NDArray[np.float64]

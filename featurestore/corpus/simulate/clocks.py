@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.corpus.simulate.fading import shares
-from featurestore.corpus.simulate.radiomap import SPEED_OF_LIGHT_M_PER_S
 from featurestore.corpus.simulate.randomness import Stream, stream
 from featurestore.corpus.simulate.receiver import receiver_model
 from featurestore.corpus.simulate.session import Transmission
 from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import Receiver
+from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
 from featurestore.place.geodesic import distance_m
 
 NS = 1_000_000_000

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from featurestore.corpus.simulate.randomness import Stream, stream
 from featurestore.corpus.simulate.sites import Receiver, distance_m, east_north_m, sharing_place
-
-SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
+from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
 
 PATH_LOSS_EXPONENT = 3.2
 """Between free space (2) and a city (4): VHF over hills and plains (Rappaport, Wireless Communications, chapter 4)."""

@@ -9,11 +9,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 
-from featurestore.corpus.simulate.radiomap import SPEED_OF_LIGHT_M_PER_S
 from featurestore.corpus.simulate.randomness import Stream, stream
 from featurestore.corpus.simulate.simulation_spec import SimulationSpec
 from featurestore.corpus.simulate.sites import REGION_LATITUDE, REGION_LONGITUDE, REPEATER_SITES, Receiver, east_north_m, moved
 from featurestore.corpus.simulate.waveform import CTCSS_TONES_HZ
+from featurestore.place.delays import SPEED_OF_LIGHT_M_PER_S
 
 EIRP_DBM = 43.0
 """20 W radiated: a 10 W repeater or a mobile set, with an antenna of 3 dB."""

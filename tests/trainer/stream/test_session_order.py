@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from featurestore.store.rows import RowFacts
 from featurestore.store.sessions import Sessions
+from featurestore.store.sets import Labels
 from featurestore.store.split import Split, hash_sessions
 from trainer.stream.chunk_table import ChunkTable
 from trainer.stream.order import PADDING, OrderSpec
@@ -31,8 +32,11 @@ class World:
     @property
     def sessions(self) -> Sessions:
         n = len(self.split)
-        position = self.session_id[:, :2].astype(np.float64)
-        return Sessions.of(np.flatnonzero(self.split == 0), self.session_id, self.websdr_id, position, np.arange(n))
+        position, unknown = self.session_id[:, :2].astype(np.float64), np.full(n, np.nan, np.float32)
+        columns: dict[str, npt.NDArray[Any]] = {"split": self.split, "position": position}
+        columns |= {"snr_db": unknown, "frequency_mhz": unknown}
+        labels = Labels.of({**columns, "timestamp": np.arange(n), "start_time_ns": 1000 + np.arange(n)})
+        return Sessions.of(np.flatnonzero(self.split == 0), self.session_id, self.websdr_id, labels)
 
     @property
     def table(self) -> ChunkTable:
@@ -100,6 +104,7 @@ def test_sessions_are_whole_wherever_their_rows_lie(world: World) -> None:
         assert sorted(rows, key=lambda row: (world.websdr_id[row], row)) == rows
         assert sessions.websdr_id[begin:end].tolist() == world.websdr_id[rows].tolist()
         assert sessions.timestamp[begin:end].tolist() == rows  # as they were given
+        assert (sessions.start_time_ns[begin:end] - 1000).tolist() == rows
         assert sessions.position[number].tolist() == world.session_id[rows[0], :2].tolist()
     assert found == wanted
     assert (np.diff(hash_sessions(sessions.session_id).astype(np.float64)) >= 0).all()
