@@ -61,6 +61,8 @@ WINGS: dict[str, set[str]] = {
         "featurestore.care",
         "featurestore.delay",
         "featurestore.place",
+        "featurestore.look",
+        "featurestore.page",
     },
     "featurestore.locate": {
         "featurestore.corpus",

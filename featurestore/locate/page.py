@@ -167,7 +167,7 @@ def _correlation(located: Located, index: int, number: list[int]) -> Chart:
     used = np.abs(located.pairs.weights[index]) > 0
     reach_s = 6 / max(float(np.ptp(located.pairs.frequency_hz[used])), 1.0)
     lag_s = delay_s + np.linspace(-reach_s, reach_s, LAGS)
-    height = np.abs(correlation(located.pairs.weights[index, used], located.pairs.frequency_hz[used], lag_s))
+    height = np.abs(correlation(located.pairs.weights[index], located.pairs.frequency_hz, lag_s))
 
     def draw(drawing: Figure) -> None:
         axis: Any = drawing.subplots(gridspec_kw=PLACES)

@@ -9,7 +9,7 @@ import numpy as np
 
 from featurestore.look.audit.audit import audit
 from featurestore.look.audit.findings import Finding, ServedRows
-from featurestore.objects.objects import Location, open_objects
+from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import RECEIVER_KEYS
 from featurestore.store.feature_set import FeatureSet, open_set
@@ -27,7 +27,7 @@ def summarize(store: str) -> list[dict[str, Any]]:
     """
     objects = open_objects(Location.parse(store).url)
     objects.check()
-    names = _names(read_tags(objects), read_pointer(objects, f"{LATEST}.json"))
+    names = names_of_sets(objects)
     manifests, damaged = list_sets(objects)
     return [
         *(_summary(manifest, names.get(manifest.version, [])) for manifest in manifests),
@@ -35,11 +35,13 @@ def summarize(store: str) -> list[dict[str, Any]]:
     ]
 
 
-def _names(tags: dict[str, str], latest: str | None) -> dict[str, list[str]]:
+def names_of_sets(objects: Objects) -> dict[str, list[str]]:
+    """Version → `latest` and the tags that stand for it."""
     names: dict[str, list[str]] = {}
+    latest = read_pointer(objects, f"{LATEST}.json")
     if latest is not None:
         names[latest] = [LATEST]
-    for tag, version in tags.items():
+    for tag, version in read_tags(objects).items():
         names.setdefault(version, []).append(tag)
     return names
 
@@ -91,7 +93,7 @@ def show(store: str, version: str, progress: Progress | None = None) -> dict[str
     """
     opened = open_set(store, version)
     objects = opened.objects
-    names = _names(read_tags(objects), read_pointer(objects, f"{LATEST}.json"))
+    names = names_of_sets(objects)
     progress = progress or Silent()
     progress.start("read labels and facts", 3, "parts")
     sessions = _sessions(opened)
@@ -155,25 +157,18 @@ def _receivers(opened: FeatureSet) -> dict[str, int]:
 
 def show_lines(shown: dict[str, Any]) -> Iterator[str]:
     """The same, for people."""
-    counts, spec = shown["counts"], shown["spec"]
-    yield f"feature set {shown['version']}" + (f" ({', '.join(shown['names'])})" if shown["names"] else "")
-    yield f"  {shown['url']}"
-    created = shown["created"][:19].replace("T", " ")
-    yield f"  built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}"
+    counts = shown["counts"]
+    yield from head_lines("feature set", shown)
     origin = f"{counts['reused']:,} reused, {counts['computed']:,} computed"
     yield f"rows: {counts['rows']:,} of {counts['captures']:,} captures ({origin})"
     for name in SPLITS:
         yield f"  {name:5} {counts[name]:>9,} rows of {shown['sessions'][name]:,} sessions"
-    yield "  split: " + ", ".join(f"{name} {value}" for name, value in shown["split"].items() if value is not None)
     yield "  receivers: " + ", ".join(f"{receiver}: {rows:,}" for receiver, rows in shown["receivers"].items())
     if shown["receiver_places"]:
         yield "  of known place: " + ", ".join(str(place["websdr_id"]) for place in shown["receiver_places"])
-    yield f"spec {shown['spec_id']}: " + ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in spec.items()
-    )
-    yield f"segments: {len(shown['segments'])}; rows in each: " + ", ".join(f"{ref['rows']:,}" for ref in shown["segments"])
+    yield spec_line(shown)
     yield from _statistics_lines(shown["basis"], shown["statistics"])
-    yield from _rejected_lines(counts["rejected"], shown["rejected_captures"])
+    yield from rejected_lines(counts["rejected"], shown["rejected_captures"])
     yield "warnings:" + ("" if shown["warnings"] else " none")
     for warning in shown["warnings"]:
         yield f"  {warning['level']} ({warning['kind']}): {warning['message']}"
@@ -188,7 +183,24 @@ def _statistics_lines(basis: str, statistics: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _rejected_lines(by_reason: dict[str, int], captures: list[dict[str, Any]]) -> Iterator[str]:
+def head_lines(what: str, shown: dict[str, Any]) -> Iterator[str]:
+    """What any set is called, where it is, and how it came to be."""
+    yield f"{what} {shown['version']}" + (f" ({', '.join(shown['names'])})" if shown["names"] else "")
+    yield f"  {shown['url']}"
+    created = shown["created"][:19].replace("T", " ")
+    yield f"  built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}"
+    yield "  split: " + ", ".join(f"{name} {value}" for name, value in shown["split"].items() if value is not None)
+    yield f"segments: {len(shown['segments'])}; rows in each: " + ", ".join(f"{ref['rows']:,}" for ref in shown["segments"])
+
+
+def spec_line(shown: dict[str, Any]) -> str:
+    """The parameters of any set."""
+    return f"spec {shown['spec_id']}: " + ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown["spec"].items()
+    )
+
+
+def rejected_lines(by_reason: dict[str, int], captures: list[dict[str, Any]]) -> Iterator[str]:
     if not by_reason:
         yield "rejected: none"
         return

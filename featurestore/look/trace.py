@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import StoreError
+from featurestore.look.overview import names_of_sets
 from featurestore.objects.objects import Location, Objects, open_objects
 from featurestore.progress import Progress, Silent
 from featurestore.source.snapshot import format_session
 from featurestore.store.chunks import read_array
 from featurestore.store.feature_set import FeatureSet
 from featurestore.store.segments import segments_path
-from featurestore.store.sets import LATEST, list_sets, read_pointer, read_tags, set_path
+from featurestore.store.sets import list_sets, set_path
 from featurestore.store.split import Split
 
 SERVED, REJECTED, LEFT_OUT = "served", "rejected", "left out"
@@ -123,10 +124,7 @@ def trace(store: str, capture_id: int, progress: Progress | None = None) -> Trac
     """
     objects = open_objects(Location.parse(store).url)
     objects.check()
-    names: dict[str, list[str]] = {}
-    latest = read_pointer(objects, f"{LATEST}.json")
-    for name, version in (({LATEST: latest} if latest else {}) | read_tags(objects)).items():
-        names.setdefault(version, []).append(name)
+    names = names_of_sets(objects)
     manifests, unreadable = list_sets(objects)
     damaged = {version: str(error) for version, error in unreadable.items()}
     held: dict[str, _Held] = {}

@@ -19,6 +19,7 @@ from featurestore.store.manifest import Manifest
 from featurestore.store.read_segments import read_marker
 from featurestore.store.sets import LATEST, read_manifest, resolve, set_path
 from featurestore.store.split import Split
+from featurestore.tensor.rejection import RejectedCapture
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class PairSet:
     def segments(self) -> list[PairSegment]:
         """Its segments, in the order of its rows."""
         return [PairSegment(self.spec, marker["segment"], marker["rows"], marker["chunk_rows"]) for marker in self.markers]
+
+    @cached_property
+    def rejected(self) -> list[RejectedCapture]:
+        """The captures that cannot be used, in order of their id."""
+        return [RejectedCapture(**entry) for entry in self.objects.get_json(f"{set_path(self.version)}/rejected.json")]
 
     def label(self, name: str) -> npt.NDArray[Any]:
         """`split` (N,), `position` (N, 2) or `clock_sigma_s` (N, 2) of all rows of its segments."""

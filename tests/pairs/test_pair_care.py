@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pages import read_page
 from pair_worlds import World
 
 from cli import main
@@ -79,3 +80,39 @@ def test_sessions_that_have_changed_are_named_and_not_compared(world: World) -> 
     assert deep.not_found == tuple(range(1, 15))  # all of both sessions
     session = world.open().fact("capture_a") > 14
     assert deep.rows == int((session & np.isfinite(world.open().read_all("measured")[:, 0])).sum())
+
+
+def test_show_tells_what_the_arrays_hold(built_once: World) -> None:
+    shown = json.loads(run("features", "show", "--pairs", "--store", str(built_once.store), "--json", "--quiet").stdout)
+    opened = built_once.open()
+    served = np.isfinite(opened.read_all("measured")[:, 0])
+    measured, websdr = opened.read_all("measured")[served], opened.fact("websdr_a")[served]
+    assert shown["counts"]["rows"] == int(served.sum())
+    assert shown["quantiles"]["sigma_us"][1] == pytest.approx(1e6 * np.median(measured[:, 1]))
+    assert shown["quantiles"]["peak_db"][2] == pytest.approx(10 * np.log10(np.quantile(measured[:, 2], 0.9)), abs=0.3)
+    assert shown["quantiles"]["clock_sigma_us"] == pytest.approx([0.1] * 3)
+    first = int(websdr.min())
+    assert shown["receivers"][str(first)] == int((websdr == first).sum() + (opened.fact("websdr_b")[served] == first).sum())
+    assert sum(shown["sessions"].values()) == 5
+    lines = run("features", "show", opened.version, "--pairs", "--store", str(built_once.store)).stdout
+    assert f"pairs: {served.sum():,} of 5 sessions" in lines
+
+
+def test_the_report_is_a_page_with_charts_of_the_pairs(built_once: World, tmp_path: Path) -> None:
+    path, pictures = tmp_path / "pairs.html", tmp_path / "pictures"
+    where = ["--store", str(built_once.store), "--quiet"]
+    said = run("features", "report", "--pairs", "--html", str(path), "--out", str(pictures), *where).stdout
+    assert said.startswith(f"{path}\n9 pictures")
+    page = read_page(path)
+    opened = built_once.open()
+    strongest = opened.read_all("measured")[np.nanargmax(opened.read_all("measured")[:, 2])]
+    assert f"delay {1e6 * strongest[0]:.2f} ± {1e6 * strongest[1]:.2g} µs" in page.text
+    assert f"Pair set {opened.version} (latest)" in page.text
+    refused = run("features", "report", "--pairs", "--html", str(path), "--receivers", "r.csv", *where, code=2)
+    assert "the report of a pair set has none; leave it out" in refused.stderr
+
+
+def test_a_pair_set_gets_a_tag(world: World) -> None:
+    version = world.open().version
+    assert run("features", "tag", "latest", "mine", "--pairs", "--store", str(world.store)).stdout == f"mine is {version}\n"
+    assert world.open("mine").version == version

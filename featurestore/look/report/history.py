@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import StoreError, UsageError
+from featurestore.objects.objects import Objects
 from featurestore.page.charts import to_svg
 from featurestore.page.page import Html
-from featurestore.store.feature_set import FeatureSet
 from featurestore.store.manifest import Manifest
 from featurestore.store.sets import read_manifest
 
@@ -39,15 +39,15 @@ def rows_per_s(manifest: Manifest) -> float | None:
     return float(computed / manifest.seconds) if computed and manifest.seconds else None
 
 
-def read_history(feature_set: FeatureSet) -> History:
-    """The set's build and those before it, as far as their manifests are still there."""
-    builds = [feature_set.manifest]
+def read_history(objects: Objects, manifest: Manifest) -> History:
+    """A set's build and those before it, as far as their manifests are still there."""
+    builds = [manifest]
     while len(builds) < MAX_BUILDS:
         parent = builds[-1].parent
         if parent is None:
             return History(tuple(builds), "the last of them is the store's first")
         try:
-            builds.append(read_manifest(feature_set.objects, parent))
+            builds.append(read_manifest(objects, parent))
         except (UsageError, StoreError):
             return History(tuple(builds), f"the one before, {parent}, is not in the store any more")
     return History(tuple(builds), f"earlier ones are left out: these are {MAX_BUILDS}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from featurestore.look.overview import show
 from featurestore.look.report import set_pictures
 from featurestore.look.report.history import draw_builds, read_history, rows_per_s
 from featurestore.look.report.labelled_rows import LabelledRows
+from featurestore.objects.objects import Objects
 from featurestore.page.charts import require_matplotlib
 from featurestore.page.page import Card, Chart, Key, Page, Table, require_place, shorten
 from featurestore.page.pictures import save_pictures
 from featurestore.progress import Progress, Silent
 from featurestore.source.receivers import Receivers, read_receivers
 from featurestore.store.feature_set import FeatureSet, open_set
+from featurestore.store.manifest import Manifest
 from featurestore.store.split import SPLITS
 
 EXAMPLES_PER_REASON = 3
@@ -95,23 +97,32 @@ def describe_set(opened: FeatureSet, shown: dict[str, Any], progress: Progress, 
         "basis": lambda: set_pictures.statistics(opened),
         "labels": lambda: set_pictures.labels(rows),
         "receivers": lambda: set_pictures.receivers(rows),
-        "rejected": lambda: _rejected(shown),
-        "builds": lambda: _builds(opened),
+        "rejected": lambda: rejections(shown),
+        "builds": lambda: builds(opened.objects, opened.manifest),
     }
     progress.start("draw", len(parts), "sections")
     data: dict[str, Any] = {"warnings": shown["warnings"]}
     for name, part in parts.items():
         data[name] = part()
         progress.advance(1)
-    names = f" ({', '.join(shown['names'])})" if shown["names"] else ""
-    created = shown["created"][:19].replace("T", " ")
     return Page(
         "featurestore.look.report/features.html",
-        title=f"Feature set {opened.version}{names}",
-        lead=(shown["url"], f"Built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}."),
+        title=title("Feature set", shown),
+        lead=lead(shown),
         cards=_cards(opened, shown),
         data=data,
     )
+
+
+def title(what: str, shown: dict[str, Any]) -> str:
+    """What any set is called."""
+    return f"{what} {shown['version']}" + (f" ({', '.join(shown['names'])})" if shown["names"] else "")
+
+
+def lead(shown: dict[str, Any]) -> tuple[str, str]:
+    """Where any set is, and how it came to be."""
+    created = shown["created"][:19].replace("T", " ")
+    return shown["url"], f"Built {created} UTC in {shown['seconds']:.1f} s, parent {shown['parent'] or 'none'}."
 
 
 def _cards(opened: FeatureSet, shown: dict[str, Any]) -> list[Card]:
@@ -131,22 +142,32 @@ def _identity(opened: FeatureSet, shown: dict[str, Any]) -> dict[str, Any]:
     spec, basis = opened.spec, opened.basis
     step_ms, span_ms = (1e3 * samples / spec.sample_rate_hz for samples in (spec.hop_length, spec.span))
     kind = f"{spec.n_mfcc} cepstral coefficients" if spec.n_mfcc else f"{spec.n_mels} mel bands"
-    parameters = [(name, _plain(value), SPEC_MEANING.get(name, "")) for name, value in shown["spec"].items()]
-    split = [(name, _plain(value)) for name, value in shown["split"].items() if value is not None]
-    sizes = [f"{ref['rows']:,}" for ref in shown["segments"]]
-    parts = [
-        ("spec", shown["spec_id"]),
-        ("basis", f"{shown['basis']}, from {basis.rows:,} train rows, fitted {basis.created[:19].replace('T', ' ')} UTC"),
-        ("segments", f"{len(sizes):,}, of {shorten(sizes)} rows"),
-        ("catalog query", str(shown["snapshot"].get("query"))),
-        ("built by", ", ".join(f"{name} {version}" for name, version in shown["software"].items())),
-    ]
+    fitted = f"{shown['basis']}, from {basis.rows:,} train rows, fitted {basis.created[:19].replace('T', ' ')} UTC"
     return {
         "tensors": (
             f"Each row is a tensor of the channels I, Q and magnitude, {kind} and {spec.n_frames} frames: {span_ms:.1f} ms, "
             f"a frame every {step_ms:.2f} ms, up to {spec.f_max / 1e3:g} kHz from the centre frequency."
         ),
-        "spec": Table("Parameters of the tensors (spec)", ("parameter", "value", "meaning"), parameters, text=(0, 2)),
+        **tables("Parameters of the tensors (spec)", SPEC_MEANING, shown, [("basis", fitted)]),
+    }
+
+
+def tables(
+    caption: str, meaning: Mapping[str, str], shown: dict[str, Any], more: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """The parameters of any set, and where it comes from."""
+    parameters = [(name, _plain(value), meaning.get(name, "")) for name, value in shown["spec"].items()]
+    split = [(name, _plain(value)) for name, value in shown["split"].items() if value is not None]
+    sizes = [f"{ref['rows']:,}" for ref in shown["segments"]]
+    parts = [
+        ("spec", shown["spec_id"]),
+        *more,
+        ("segments", f"{len(sizes):,}, of {shorten(sizes)} rows"),
+        ("catalog query", str(shown["snapshot"].get("query"))),
+        ("built by", ", ".join(f"{name} {version}" for name, version in shown["software"].items())),
+    ]
+    return {
+        "spec": Table(caption, ("parameter", "value", "meaning"), parameters, text=(0,), long=(2,)),
         "split": Table("Split", ("parameter", "value"), split),
         "origin": Table("Where it comes from", ("what", "value"), parts, text=(0,), long=(1,)),
     }
@@ -156,7 +177,8 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _rejected(shown: dict[str, Any]) -> dict[str, Any]:
+def rejections(shown: dict[str, Any]) -> dict[str, Any]:
+    """The rejected captures of any set: reasons, and some examples."""
     counts, entries = shown["counts"], shown["rejected_captures"]
     if not counts["rejected"]:
         return {"captures": f"{counts['captures']:,}", "by_reason": None}
@@ -166,26 +188,27 @@ def _rejected(shown: dict[str, Any]) -> dict[str, Any]:
         for reason in counts["rejected"]
         for entry in [entry for entry in entries if entry["reason"] == reason][:EXAMPLES_PER_REASON]
     ]
-    title = f"Examples, at most {EXAMPLES_PER_REASON} of each reason"
+    caption = f"Examples, at most {EXAMPLES_PER_REASON} of each reason"
     return {
         "by_reason": Table("Captures by reason", ("reason", "captures", "of all"), by_reason),
-        "examples": Table(title, ("reason", "capture", "detail", "object"), examples, text=(0,), long=(2, 3)),
+        "examples": Table(caption, ("reason", "capture", "detail", "object"), examples, text=(0,), long=(2, 3)),
     }
 
 
-def _builds(opened: FeatureSet) -> dict[str, Any]:
-    history = read_history(opened)
+def builds(objects: Objects, manifest: Manifest) -> dict[str, Any]:
+    """The build of any set, and those before it."""
+    history = read_history(objects, manifest)
     rows = []
-    for manifest in history.builds:
-        counts, rate = manifest.counts, rows_per_s(manifest)
+    for each in history.builds:
+        counts, rate = each.counts, rows_per_s(each)
         numbers = [f"{counts[name]:,}" for name in ("captures", "rows", "computed", "reused")]
         speed = "" if rate is None else f"{rate:,.1f}"
-        rows.append((manifest.version, manifest.created[:19].replace("T", " "), *numbers, f"{manifest.seconds:,.1f}", speed))
-    header = ("feature set", "built (UTC)", "captures", "rows", "computed", "reused", "seconds", "rows/s")
+        rows.append((each.version, each.created[:19].replace("T", " "), *numbers, f"{each.seconds:,.1f}", speed))
+    header = ("set", "built (UTC)", "captures", "rows", "computed", "reused", "seconds", "rows/s")
     legend = (Key("blue", "computed"), Key("muted", "reused"))
-    title = "Rows, and how many a second were computed"
+    caption = "Rows, and how many a second were computed"
     return {
         "ends": history.ends,
-        "chart": Chart(title, draw_builds(history), "Oldest first.", legend) if len(rows) > 1 else None,
+        "chart": Chart(caption, draw_builds(history), "Oldest first.", legend) if len(rows) > 1 else None,
         "table": Table("Builds, newest first", header, rows, text=(0, 1)),
     }
